@@ -1,0 +1,5 @@
+"""stx: Style Transformer for Image Inversion and Editing (Hu et al., CVPR 2022), reproducible."""
+
+from stx.pipeline import Pipeline, load
+
+__all__ = ["Pipeline", "load"]

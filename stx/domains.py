@@ -1,0 +1,250 @@
+"""Domains: a set of pictures of one kind, with its resolution, attributes and splits.
+
+`avatars` is drawn on the fly and kept in a disk cache; any folder of pictures is a domain too. A domain is data: the
+rest of the package sees a `Domain` and its `Dataset`s and asks nothing about where they come from.
+"""
+
+import csv
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from stx import avatars, images
+
+SHARD = 512  # avatars per cache file
+FOLDER_SPLITS = {"train": 0.80, "val": 0.05, "test": 0.15}
+
+
+class DomainError(ValueError):
+    """An unknown domain, split or label file; the message says what is known."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures of one split, read by position.
+
+    read: position -> uint8 RGB `[h, w, 3]`; names: one per picture; labels: bool `[n, len(attributes)]`, or None.
+    """
+
+    read: Callable[[int], np.ndarray]
+    names: Sequence[str]
+    labels: Bool[np.ndarray, "n attributes"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def uint8(self, positions: Sequence[int]) -> np.ndarray:
+        """Pictures at these positions, uint8 `[b, h, w, 3]`."""
+        return np.stack([self.read(int(i)) for i in positions])
+
+    def batch(self, positions: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
+        """Pictures at these positions in [-1, 1]."""
+        return images.to_tensor(self.uint8(positions))
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the rest of the package needs to know about a kind of picture.
+
+    resolution: side of the generator's square pictures, in pixels; attributes: names of the binary labels.
+    split: (name, count or None) -> Dataset, the first `count` pictures of a split or all of it.
+    """
+
+    name: str
+    resolution: int
+    attributes: tuple[str, ...]
+    split: Callable[..., Dataset]
+
+    @property
+    def num_ws(self) -> int:
+        """Style tokens of a generator of this resolution: 2 log2(resolution) - 2."""
+        return 2 * (self.resolution.bit_length() - 1) - 2
+
+
+def load(name: str | Path, *, resolution: int | None = None, seed: int = 0) -> Domain:
+    """The domain called `name`, or the one that a folder of pictures makes.
+
+    resolution: for a folder, the side its pictures are resized to (default 64). seed: of the avatars' drawing.
+    Raises `DomainError` when it is neither, `ImageError` for a folder without pictures.
+    """
+    if str(name) == "avatars":
+        if resolution not in (None, avatars.RESOLUTION):
+            raise DomainError(f"avatars are drawn at {avatars.RESOLUTION} pixels, not {resolution}")
+        return Domain("avatars", avatars.RESOLUTION, tuple(avatars.ATTRIBUTES), AvatarCache(seed).split)
+    if not Path(name).is_dir():
+        raise DomainError(f"unknown domain {str(name)!r}: expected 'avatars' or a folder of pictures")
+    resolution = resolution or 64
+    if resolution < 8 or resolution & (resolution - 1):
+        raise DomainError(f"resolution {resolution} is not a power of two of at least 8")
+    folder = Folder(Path(name), resolution)
+    return Domain(Path(name).resolve().name, resolution, folder.attributes, folder.split)
+
+
+def _known_split(name: str) -> None:
+    if name not in FOLDER_SPLITS:
+        raise DomainError(f"unknown split {name!r}: expected one of {', '.join(FOLDER_SPLITS)}")
+
+
+def cache_dir() -> Path:
+    """Where drawn pictures are kept: $STX_CACHE, else ~/.cache/stx."""
+    return Path(os.environ.get("STX_CACHE") or Path.home() / ".cache" / "stx")
+
+
+def batch_positions(n: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """The positions of training batch `step` (from 0): shuffled epochs over `n` pictures, without an end.
+
+    A function of its arguments alone, so that a resumed run goes on where it stopped without stored state.
+    """
+    if n == 0:
+        raise DomainError("no pictures to train on: this split is empty")
+    first = step * batch
+    epochs = range(first // n, (first + batch - 1) // n + 1)
+    order = np.concatenate([np.random.RandomState((seed * 1_000_003 + e) % 2**32).permutation(n) for e in epochs])
+    offset = first - epochs[0] * n
+    return order[offset : offset + batch]
+
+
+# ---------------------------------------------------------------------------------------------------------- avatars
+
+
+def _draw_shard(shard: list[avatars.Avatar]) -> np.ndarray:
+    return np.stack([avatars.draw(a) for a in shard])
+
+
+class AvatarCache:
+    """Drawn avatars on disk, in files of `SHARD` pictures: each written under another name, then renamed."""
+
+    def __init__(self, seed: int):
+        versions = [importlib.metadata.version(p) for p in ("dicebear-core", "dicebear-styles", "resvg-py")]
+        rules = Path(avatars.__file__).read_bytes()
+        key = hashlib.sha256(json.dumps([seed, versions]).encode() + rules).hexdigest()[:12]
+        self.seed, self.folder = seed, cache_dir() / f"avatars-{key}"
+
+    def split(self, name: str, count: int | None = None, *, workers: int | None = None) -> Dataset:
+        """The first `count` avatars of a split, drawn where the cache lacks them (`workers` processes)."""
+        _known_split(name)
+        size = avatars.SPLITS[name] if count is None else min(count, avatars.SPLITS[name])
+        whole = -(-size // SHARD) * SHARD
+        people = self.avatars(name, whole)
+        shards = [people[i : i + SHARD] for i in range(0, whole, SHARD)]
+        paths = [self.folder / f"{name}-{i:03d}.npy" for i in range(len(shards))]
+        self._fill(name, [(p, s) for p, s in zip(paths, shards, strict=True) if not _readable(p)], workers)
+        pictures = [np.load(p, mmap_mode="r") for p in paths]
+        return Dataset(
+            read=lambda i: np.asarray(pictures[i // SHARD][i % SHARD]),
+            names=[f"{name}-{i:05d}" for i in range(size)],
+            labels=np.stack([avatars.labels(a) for a in people[:size]]),
+        )
+
+    def avatars(self, name: str, count: int) -> list[avatars.Avatar]:
+        """The drawing options of the first `count` pictures of a split."""
+        return list(itertools.islice(avatars.sample(name, self.seed), count))
+
+    def _fill(self, name: str, missing: list, workers: int | None) -> None:
+        if not missing:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        workers = min(workers or os.cpu_count() or 1, len(missing))
+        bar = tqdm(total=len(missing) * SHARD, desc=f"drawing avatars/{name}", unit="img")
+        context = multiprocessing.get_context("spawn")
+        with bar, ProcessPoolExecutor(workers, mp_context=context) as pool:
+            shards = pool.map(_draw_shard, [shard for _, shard in missing])
+            for (path, _), pictures in zip(missing, shards, strict=True):
+                save_array(path, pictures)
+                bar.update(SHARD)
+
+
+def drawn(name: str, draw: Callable[[], np.ndarray], seed: int = 0) -> np.ndarray:
+    """A set of avatar drawings from the cache, made by `draw` when the cache lacks it."""
+    path = AvatarCache(seed).folder / f"{name}.npy"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_array(path, draw())
+    return np.load(path, mmap_mode="r")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes an .npy file that is either whole or absent: a kill or a full disk leaves the old one."""
+    part = path.with_name(f".{path.stem}-{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            np.save(file, array)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return np.load(path, mmap_mode="r").shape[0] == SHARD
+    except (OSError, ValueError):
+        return False
+
+
+# ------------------------------------------------------------------------------------------------- folders of pictures
+
+
+class Folder:
+    """A folder of pictures, with an optional `labels.csv`: a column `file`, then one column of 0/1 per attribute."""
+
+    def __init__(self, path: Path, resolution: int):
+        self.path, self.resolution = path, resolution
+        self.files = images.list_images(path)
+        self.attributes, self.labels = _read_labels(path / "labels.csv", [self.name(f) for f in self.files])
+
+    def name(self, file: Path) -> str:
+        """The path below the folder, with forward slashes."""
+        return file.relative_to(self.path).as_posix()
+
+    def split(self, name: str, count: int | None = None) -> Dataset:
+        """A stable share of the folder by a hash of the file name: adding a file never moves another one."""
+        _known_split(name)
+        chosen = [i for i, file in enumerate(self.files) if _folder_split(self.name(file)) == name][:count]
+        return Dataset(
+            read=lambda i: images.resize(images.read_image(self.files[chosen[i]]), self.resolution, self.resolution),
+            names=[self.name(self.files[i]) for i in chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+        )
+
+
+def _folder_split(name: str) -> str:
+    position = zlib.crc32(name.encode()) / 2**32
+    for split, share in FOLDER_SPLITS.items():
+        if position < share:
+            return split
+        position -= share
+    return "test"
+
+
+def _read_labels(path: Path, names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
+    if not path.is_file():
+        return (), None
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if len(header) < 2 or header[0] != "file":
+        raise DomainError(f"{path}: the first line must be 'file' and then one attribute name per column")
+    table = {}
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header) or any(not re.fullmatch(r"-1|0|1", cell.strip()) for cell in row[1:]):
+            raise DomainError(f"{path}, line {number}: expected a file name and {len(header) - 1} values of 0 or 1")
+        table[row[0]] = [int(cell) > 0 for cell in row[1:]]
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise DomainError(
+            f"{path}: no labels for {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+        )
+    return tuple(header[1:]), np.array([table[name] for name in names])
