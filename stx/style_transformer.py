@@ -1,0 +1,107 @@
+"""The Style Transformer: learnable queries that find the W+ code of a picture (Hu et al., CVPR 2022, section 3.2).
+
+Queries z go through a mapping network of their own, then three transformer layers let them attend to each other and
+to coarse, medium and fine features of the picture. Names of weights as in the released code; the number of tokens
+follows from the generator instead of being 18 for every resolution.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stx.backbone import IR_SE50, IRSE
+from stx.stylegan2 import Generator, mapping_network
+
+STAGES = ("coarse", "medium", "fine")
+HEADS, FEED_FORWARD, DROPOUT = 4, 1024, 0.1  # of the released code
+
+
+class StyleTransformerEncoder(IRSE):
+    """Picture and queries to codes, without the average.
+
+    widths, units: of the IR-SE backbone; the last width is the width of the tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_ws: int,
+        widths: Sequence[int] = IR_SE50["widths"],
+        units: Sequence[int] = IR_SE50["units"],
+        in_channels: int = 3,
+    ):
+        super().__init__(widths=widths, units=units, in_channels=in_channels)
+        fine, medium, w_dim = widths[-3:]
+        self.z = nn.Parameter(torch.randn(1, num_ws, w_dim))
+        self.latlayer1 = nn.Conv2d(medium, w_dim, 1)
+        self.latlayer2 = nn.Conv2d(fine, w_dim, 1)
+        for stage in STAGES:
+            layer = nn.TransformerDecoderLayer(w_dim, HEADS, FEED_FORWARD, DROPOUT, batch_first=True)
+            self.add_module(f"transformerlayer_{stage}", layer)
+
+    def memories(self, image: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b tokens w_dim"]]:
+        """What the queries attend to, coarse, medium and fine: feature maps flattened row by row."""
+        c1, c2, c3 = super().forward(image)[-3:]
+        p2 = _upsample_add(c3, self.latlayer1(c2))
+        p1 = _upsample_add(p2, self.latlayer2(c1))
+        return [p.flatten(2).transpose(1, 2) for p in (c3, p2, p1)]
+
+    def forward(
+        self, image: Float[Tensor, "b c h w"], query: Float[Tensor, "b num_ws w_dim"]
+    ) -> Float[Tensor, "b num_ws w_dim"]:
+        """Codes as offsets from the average."""
+        return self.stages(image, query)[-1]
+
+    def stages(self, image: Tensor, query: Tensor) -> list[Float[Tensor, "b num_ws w_dim"]]:
+        """The tokens after the coarse, medium and fine layer."""
+        tokens, outputs = query, []
+        for stage, memory in zip(STAGES, self.memories(image), strict=True):
+            tokens = getattr(self, f"transformerlayer_{stage}")(tokens, memory)
+            outputs.append(tokens)
+        return outputs
+
+
+def _upsample_add(coarse: Tensor, fine: Tensor) -> Tensor:
+    return F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=True) + fine
+
+
+class StyleTransformer(nn.Module):
+    """Picture to W+ code: the encoder, its own copy of the mapping network, and the average code.
+
+    num_ws, n_mlp: tokens and mapping depth of the generator; widths, units: of the backbone, the last width being the
+    generator's w_dim. The buffer `latent_avg [w_dim]` is added to every token of the output.
+    """
+
+    def __init__(self, *, num_ws: int, n_mlp: int, widths: Sequence[int], units: Sequence[int]):
+        super().__init__()
+        self.config = {"num_ws": num_ws, "n_mlp": n_mlp, "widths": list(widths), "units": list(units)}
+        self.encoder = StyleTransformerEncoder(num_ws=num_ws, widths=widths, units=units)
+        self.style = mapping_network(widths[-1], n_mlp)
+        self.register_buffer("latent_avg", torch.zeros(widths[-1]))
+
+    @classmethod
+    def for_generator(
+        cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int], latent_avg: Tensor | None = None
+    ) -> "StyleTransformer":
+        """A new one that starts from the generator's mapping network, which is then trained with it (section 3.2).
+
+        latent_avg: computed by sampling when absent. Raises `ValueError` when the last width is not w_dim.
+        """
+        if widths[-1] != generator.w_dim:
+            raise ValueError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
+        net = cls(num_ws=generator.num_ws, n_mlp=generator.config["n_mlp"], widths=widths, units=units)
+        net.style.load_state_dict(generator.style.state_dict())
+        net.latent_avg.copy_(generator.mean_w() if latent_avg is None else latent_avg)
+        return net
+
+    def queries(self) -> Float[Tensor, "num_ws w_dim"]:
+        """The initial style tokens: z through the mapping network."""
+        return self.style(self.encoder.z[0])
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
+        """The W+ codes of pictures in [-1, 1]."""
+        query = self.queries().expand(len(image), -1, -1)
+        return self.encoder(image, query) + self.latent_avg
