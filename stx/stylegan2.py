@@ -287,13 +287,20 @@ class Discriminator(nn.Module):
         self.final_linear = nn.Sequential(EqualLinear(last * 16, last, activation=True), EqualLinear(last, 1))
         self.size = size
 
-    def forward(self, image: Float[Tensor, "b 3 size size"]) -> Float[Tensor, "b 1"]:
-        """Logits: large for pictures that look real. Raises `ValueError` for another size or an odd batch."""
+    def views(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """What is judged: the picture itself. Raises `ValueError` for another size."""
         if tuple(image.shape[1:]) != (3, self.size, self.size):
             raise ValueError(f"pictures of shape {tuple(image.shape)}: expected [batch, 3, {self.size}, {self.size}]")
-        x = self.convs(image.contiguous(memory_format=torch.channels_last))
+        return [image]
+
+    def judge(self, views: list[Tensor]) -> Float[Tensor, "b 1"]:
+        """Logits, large for what looks real."""
+        x = self.convs(views[0].contiguous(memory_format=torch.channels_last))
         x = torch.cat([x, minibatch_stddev(x)], 1)
         return self.final_linear(self.final_conv(x).flatten(1))
+
+    def forward(self, image: Float[Tensor, "b 3 size size"]) -> Float[Tensor, "b 1"]:
+        return self.judge(self.views(image))
 
 
 def minibatch_stddev(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:

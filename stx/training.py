@@ -1,0 +1,184 @@
+"""One training loop for every network: progress bar, CSV log, checkpoints, exact resume.
+
+Each step is seeded by (seed, step) and draws its batch by (seed, step), so a checkpoint needs no random state: a run
+that was stopped anywhere goes on to the same bits as one that was not.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the step, the cause and what is kept."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is trained: networks with their optimisers and data."""
+
+    def step(self, step: int) -> dict[str, float]:
+        """One update, numbered from 0; returns what to log. May draw from torch's global random generators."""
+
+    def positions(self, step: int) -> list[int]:
+        """The data positions that `step` reads, to name the batch in errors."""
+
+    def state_dict(self) -> dict:
+        """Everything that a resumed run needs: tensors, numbers, strings, and dicts and lists of them."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes back what `state_dict` gave."""
+
+
+def train(
+    task: Task,
+    *,
+    folder: str | Path,
+    steps: int,
+    config: dict,
+    seed: int = 0,
+    save_every: int = 500,
+    log_every: int = 20,
+    evaluate: Callable[[int], dict[str, float]] | None = None,
+    evaluate_every: int = 1000,
+) -> pd.DataFrame:
+    """Trains to `steps` updates in all, going on from the checkpoint in `folder` if there is one; returns the log.
+
+    folder: gets `state.pt` (written whole or not at all), `config.json` and `log.csv`. config: what makes this run what
+    it is; a checkpoint made with another one is refused. evaluate: called every `evaluate_every` steps and at the end;
+    its numbers join the log. Ctrl-C or SIGTERM finish the step, save and stop.
+    Raises `TrainingError` for a loss that is not finite, another config, a checkpoint that cannot be read or written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads(json.dumps(config | {"seed": seed}))
+    done, window, rows = _resume(task, folder, config)
+    write_text(folder / "config.json", json.dumps(config, indent=2))
+    bar = tqdm(total=steps, initial=done, desc=folder.name, unit="step", file=sys.stdout, mininterval=2)
+    started = time.monotonic()
+    with _stop_signals() as stopped, bar:
+        for step in range(done, steps):
+            torch.manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+            values = task.step(step)
+            _check_finite(values, step, task, folder)
+            for name, value in values.items():
+                total, count = window.get(name, (0.0, 0))
+                window[name] = (total + value, count + 1)
+            done = step + 1
+            bar.update()
+            last = done == steps or stopped()
+            if done % log_every == 0:
+                rows.append({"step": done} | {name: total / count for name, (total, count) in window.items()})
+                bar.set_postfix({k: f"{v:.3g}" for k, v in list(rows[-1].items())[1:4]})
+                window = {}
+            if evaluate and (done % evaluate_every == 0 or done == steps):
+                rows.append({"step": done} | evaluate(done))
+            if done % save_every == 0 or last:
+                _save(task, folder, {"step": done, "config": config, "window": window}, rows)
+            if stopped():
+                print(f"stopped after step {done} of {steps}; saved in {folder} ({time.monotonic() - started:.0f} s)")
+                break
+    return pd.DataFrame(rows)
+
+
+def finished(folder: str | Path) -> int:
+    """The number of steps of the checkpoint in a folder; 0 without one."""
+    path = Path(folder) / "state.pt"
+    return load_state(path)["step"] if path.exists() else 0
+
+
+def load_state(path: Path) -> dict:
+    """A training checkpoint, read without executing anything. Raises `TrainingError` when it is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{path}: not a readable checkpoint ({reason}); delete it to start anew") from None
+
+
+def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * model, for parameters; buffers are copied."""
+    with torch.no_grad():
+        for a, p in zip(average.parameters(), model.parameters(), strict=True):
+            a.lerp_(p, 1 - decay)
+        for a, b in zip(average.buffers(), model.buffers(), strict=True):
+            a.copy_(b)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that is either whole or as it was."""
+    with whole_file(path) as part:
+        part.write_text(text)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to, renamed to `path` at the end: a kill or a full disk leaves the old file as it was."""
+    part = path.with_name(f".{path.name}-{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        raise TrainingError(f"{path}: cannot be written ({error}); the former file is kept, free some space") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _save(task: Task, folder: Path, state: dict, rows: list[dict]) -> None:
+    with whole_file(folder / "state.pt") as part:
+        torch.save(state | {"task": task.state_dict(), "rows": rows}, part)
+    with whole_file(folder / "log.csv") as part:
+        pd.DataFrame(rows).to_csv(part, index=False)
+
+
+def _resume(task: Task, folder: Path, config: dict) -> tuple[int, dict, list[dict]]:
+    path = folder / "state.pt"
+    if not path.exists():
+        return 0, {}, []
+    state = load_state(path)
+    other = {k for k in config.keys() | state["config"].keys() if config.get(k) != state["config"].get(k)}
+    if other:
+        told = ", ".join(f"{k}: {state['config'].get(k)} there, {config.get(k)} now" for k in sorted(other))
+        raise TrainingError(f"{path} belongs to a run with other settings ({told}); use another folder or delete it")
+    task.load_state_dict(state["task"])
+    return state["step"], {k: tuple(v) for k, v in state["window"].items()}, state["rows"]
+
+
+def _check_finite(values: dict[str, float], step: int, task: Task, folder: Path) -> None:
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        batch = ", ".join(map(str, task.positions(step)))
+        raise TrainingError(
+            f"step {step}: {'; '.join(bad)} (batch of pictures {batch}). The last checkpoint in {folder} is kept; "
+            "lower the learning rate or look at these pictures."
+        )
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """While inside, SIGINT and SIGTERM only set a flag, which the yielded function reads."""
+    flag, old = [], {}
+
+    def handler(number, frame):
+        flag.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError):  # not in the main thread: leave signals alone
+            old[number] = signal.signal(number, handler)
+    try:
+        yield lambda: bool(flag)
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)

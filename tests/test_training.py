@@ -1,0 +1,162 @@
+"""The loop: exact resume after a kill, honest stops, and checkpoints that survive faults."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stx.domains import Dataset
+from stx.gan import GanTask
+from stx.stylegan2 import Discriminator, Generator
+from stx.training import TrainingError, finished, load_state, train, whole_file
+
+STEPS = 12
+WORKER = """
+import sys
+from tests.test_training import tiny_gan, STEPS, train
+train(tiny_gan(), folder=sys.argv[1], steps=STEPS, config={"tiny": 1}, save_every=3, log_every=2)
+"""
+
+
+def tiny_gan() -> GanTask:
+    torch.manual_seed(0)
+    pictures = np.random.RandomState(0).randint(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    sizes = {"size": 16, "channel_base": 128, "channel_max": 8}
+    return GanTask(
+        generator=Generator(z_dim=8, n_mlp=2, **sizes),
+        discriminator=Discriminator(**sizes),
+        data=Dataset(read=pictures.__getitem__, names=[str(i) for i in range(20)]),
+        batch=4,
+        pl_weight=2.0,
+        r1_every=4,
+    )
+
+
+def run(folder: Path, steps: int = STEPS, task: GanTask | None = None, **kwargs) -> pd.DataFrame:
+    return train(
+        task or tiny_gan(), folder=folder, steps=steps, config={"tiny": 1}, save_every=3, log_every=2, **kwargs
+    )
+
+
+def assert_same(a, b, where=""):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b or (a != a and b != b), where
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder)
+    return load_state(folder / "state.pt")
+
+
+def test_stop_and_resume_to_the_same_bits(tmp_path, uninterrupted):
+    run(tmp_path, steps=5)
+    assert finished(tmp_path) == 5
+    log = run(tmp_path)
+    assert_same(load_state(tmp_path / "state.pt"), uninterrupted)
+    pd.testing.assert_frame_equal(log, pd.DataFrame(uninterrupted["rows"]))
+
+
+def test_kill_in_the_middle_then_resume_to_the_same_bits(tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], env=environment)
+    deadline = time.monotonic() + 300
+    while not (folder / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 3 <= finished(folder) <= STEPS
+    subprocess.run([sys.executable, "-c", WORKER, str(folder)], env=environment, check=True)
+    assert_same(load_state(folder / "state.pt")["task"], uninterrupted["task"])
+
+
+def test_sigterm_finishes_the_step_and_saves(tmp_path, uninterrupted):
+    task = tiny_gan()
+    plain_step = task.step
+
+    def step(number):
+        if number == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain_step(number)
+
+    task.step = step
+    run(tmp_path, task=task)
+    assert finished(tmp_path) == 7
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    run(tmp_path)
+    assert_same(load_state(tmp_path / "state.pt")["task"], uninterrupted["task"])
+
+
+def test_loss_that_is_not_finite_stops_with_step_and_batch(tmp_path):
+    task = tiny_gan()
+    plain_step = task.step
+    task.step = lambda number: plain_step(number) | ({"d_loss": float("nan")} if number == 4 else {})
+    with pytest.raises(TrainingError, match=r"step 4: d_loss is nan \(batch of pictures \d+, \d+, \d+, \d+\)"):
+        run(tmp_path, task=task)
+    assert finished(tmp_path) == 3
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    run(tmp_path, steps=3)
+    with pytest.raises(TrainingError, match="tiny: 1 there, 2 now"):
+        train(tiny_gan(), folder=tmp_path, steps=6, config={"tiny": 2})
+    with pytest.raises(TrainingError, match="seed: 0 there, 7 now"):
+        train(tiny_gan(), folder=tmp_path, steps=6, config={"tiny": 1}, seed=7)
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    run(tmp_path, steps=3)
+    path = tmp_path / "state.pt"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(TrainingError, match="state.pt: not a readable checkpoint"):
+        run(tmp_path)
+
+
+def test_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"step": 1, "config": {}, "evil": Evil()}, tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match="not a readable checkpoint"):
+        run(tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path):
+    run(tmp_path, steps=3)
+    before = (tmp_path / "state.pt").read_bytes()
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with pytest.raises(TrainingError, match="free some space"), whole_file(tmp_path / "state.pt") as part:
+        part.symlink_to("/dev/full")
+        part.write_bytes(b"x" * 100)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
+
+
+def test_log_on_disk_is_the_returned_one(tmp_path):
+    log = run(tmp_path, evaluate=lambda step: {"score": step / 2}, evaluate_every=5)
+    stored = pd.read_csv(tmp_path / "log.csv")
+    pd.testing.assert_frame_equal(stored, log)
+    assert stored["score"].dropna().tolist() == [2.5, 5.0, 6.0]
+    assert stored["step"].dropna().tolist() == sorted(stored["step"])
