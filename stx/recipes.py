@@ -1,0 +1,241 @@
+"""How the shipped networks are made: a recipe of plain numbers and one function for each network.
+
+The defaults are those of the shipped avatars weights. A recipe is stored in the run's `config.json`, and rebuilds the
+network. Every function resumes from its folder.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from stx import avatars, images, metrics
+from stx.classifier import AttributeClassifier, ClassifierTask, predict
+from stx.domains import Dataset, Domain, DomainError, drawn
+from stx.gan import GanTask
+from stx.identity import IdentityNet, IdentityTask, redrawn, verification
+from stx.inversion import InversionLoss, InversionTask
+from stx.perceptual import load_lpips, vgg16_features
+from stx.projected import ProjectedDiscriminator
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2 import Discriminator, Generator
+from stx.training import train
+from stx.weights import fingerprint
+
+SHEET = 100  # samples on a sheet
+CALIBRATION = 64  # pictures on which the spread of ImageNet features is measured
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """StyleGAN2 and its training (see `stx.gan.GanTask`)."""
+
+    steps: int = 8000
+    batch: int = 16
+    lr: float = 2e-3
+    z_dim: int = 256
+    n_mlp: int = 4
+    channel_base: int = 2048
+    channel_max: int = 128
+    projected: bool = True  # a discriminator on ImageNet features; else StyleGAN2's own, of the generator's channels
+    mirror: bool = False
+    mixing: float = 0.7
+    r1_gamma: float = 0.5
+    r1_every: int = 8
+    pl_weight: float = 0.0
+    ema_images: float = 10_000
+    ema_rampup: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """Style Transformer and its training (see `stx.inversion.InversionTask`)."""
+
+    steps: int = 10_000
+    batch: int = 16
+    lr: float = 5e-4
+    decay: float = 0.3
+    mirror: bool = False
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    units: tuple[int, ...] = (2, 2, 2, 2)
+    l2: float = 1.0
+    lpips: float = 0.8
+    id: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """Attribute classifier and its training."""
+
+    steps: int = 1200
+    batch: int = 64
+    lr: float = 2e-3
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    units: tuple[int, ...] = (1, 1, 1, 1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class IdentityRecipe:
+    """Identity network and its training: `people` drawn `looks` times each."""
+
+    steps: int = 1500
+    batch: int = 64
+    lr: float = 2e-3
+    people: int = 3000
+    looks: int = 6
+    dim: int = 128
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    units: tuple[int, ...] = (1, 1, 1, 1)
+    seed: int = 0
+
+
+def train_generator(
+    domain: Domain, recipe: GeneratorRecipe, folder: str | Path, *, device: str = "cpu", evaluate_every: int = 500
+) -> tuple[Generator, pd.DataFrame]:
+    """The averaged generator after `recipe.steps` updates, and the log; sheets of samples go to `folder/samples`."""
+    torch.manual_seed(recipe.seed)
+    data = domain.split("train")
+    channels = {"channel_base": recipe.channel_base, "channel_max": recipe.channel_max}
+    if recipe.projected:
+        calibration = data.batch(range(min(CALIBRATION, len(data))))
+        discriminator = ProjectedDiscriminator(size=domain.resolution, calibration=calibration)
+    else:
+        discriminator = Discriminator(size=domain.resolution, **channels)
+    task = GanTask(
+        generator=Generator(size=domain.resolution, z_dim=recipe.z_dim, n_mlp=recipe.n_mlp, **channels),
+        discriminator=discriminator,
+        data=data,
+        device=device,
+        **_without(recipe, "steps", "z_dim", "n_mlp", "projected", *channels),
+    )
+
+    def sheet(step: int) -> dict[str, float]:
+        picture = images.grid(images.to_uint8(sample_images(task.average, SHEET)), 10)
+        images.save_image(picture, Path(folder) / "samples" / f"{step:06d}.png")
+        return {}
+
+    config = {"domain": domain.name, "resolution": domain.resolution} | _without(recipe, "steps")
+    log = _train(task, recipe, folder, config, evaluate=sheet, evaluate_every=evaluate_every)
+    return task.average, log
+
+
+def train_encoder(
+    domain: Domain,
+    generator: Generator,
+    recipe: EncoderRecipe,
+    folder: str | Path,
+    *,
+    identity: torch.nn.Module | None = None,
+    start: StyleTransformer | None = None,
+    device: str = "cpu",
+    validation: int = 256,
+    evaluate_every: int = 500,
+) -> tuple[StyleTransformer, pd.DataFrame]:
+    """A Style Transformer for a frozen generator, and the log with validation losses on `validation` pictures.
+
+    start: weights to go on from instead of random ones (the sizes must agree).
+    """
+    torch.manual_seed(recipe.seed)
+    encoder = StyleTransformer.for_generator(generator, widths=recipe.widths, units=recipe.units)
+    if start is not None:
+        encoder.load_state_dict(start.state_dict())
+    task = InversionTask(
+        encoder=encoder,
+        generator=generator,
+        loss=InversionLoss(load_lpips("alex"), identity, {"l2": recipe.l2, "lpips": recipe.lpips, "id": recipe.id}),
+        data=domain.split("train"),
+        device=device,
+        **_without(recipe, "widths", "units", "l2", "lpips", "id"),
+    )
+    held_out = domain.split("val", validation)
+    config = {"domain": domain.name, "generator": fingerprint(generator)} | asdict(recipe)
+    config["start"] = None if start is None else fingerprint(start)
+    log = _train(
+        task, recipe, folder, config, evaluate=lambda step: task.validate(held_out), evaluate_every=evaluate_every
+    )
+    return encoder.eval(), log
+
+
+def train_classifier(
+    domain: Domain, recipe: ClassifierRecipe, folder: str | Path, *, device: str = "cpu"
+) -> tuple[AttributeClassifier, pd.DataFrame]:
+    """An attribute classifier, and the log with the mean validation accuracy."""
+    torch.manual_seed(recipe.seed)
+    net = AttributeClassifier(
+        size=domain.resolution, attributes=domain.attributes, widths=recipe.widths, units=recipe.units
+    )
+    task = ClassifierTask(net=net, data=domain.split("train"), device=device, **_without(recipe, "widths", "units"))
+    held_out = domain.split("val")
+
+    def validate(step: int) -> dict[str, float]:
+        return {"val_accuracy": float(((predict(net, held_out) > 0) == held_out.labels).mean())}
+
+    log = _train(task, recipe, folder, {"domain": domain.name} | asdict(recipe), evaluate=validate)
+    return net.eval(), log
+
+
+def train_identity(
+    domain: Domain, recipe: IdentityRecipe, folder: str | Path, *, device: str = "cpu"
+) -> tuple[IdentityNet, pd.DataFrame]:
+    """An identity network, and the log with the verification AUC on persons of the validation split.
+
+    Needs pictures of the same person: avatars, which are drawn again. Raises `DomainError` for another domain.
+    """
+    if domain.name != "avatars":
+        raise DomainError(f"{domain.name} does not tell who is who; an identity network is trained on avatars only")
+    torch.manual_seed(recipe.seed)
+    net = IdentityNet(size=domain.resolution, dim=recipe.dim, widths=recipe.widths, units=recipe.units)
+    task = IdentityTask(
+        net=net,
+        pictures=person_pictures("train", recipe.people, recipe.looks, recipe.seed),
+        device=device,
+        **_without(recipe, "people", "looks", "dim", "widths", "units"),
+    )
+    held_out = person_pictures("val", 256, 2, recipe.seed)
+
+    def validate(step: int) -> dict[str, float]:
+        return {"val_auc": metrics.roc_auc(*verification(net, held_out))}
+
+    log = _train(task, recipe, folder, {"domain": domain.name} | asdict(recipe), evaluate=validate)
+    return net.eval(), log
+
+
+def person_pictures(split: str, people: int, looks: int, seed: int) -> np.ndarray:
+    """Different persons of the avatars, each drawn `looks` times: uint8 `[people, looks, h, w, 3]`, from the cache."""
+    chosen: dict[avatars.Person, avatars.Avatar] = {}
+    for avatar in avatars.sample(split, seed):
+        chosen.setdefault(avatar.person, avatar)
+        if len(chosen) == people:
+            break
+    return drawn(f"people-{split}-{people}x{looks}-{seed}", lambda: redrawn(list(chosen.values()), looks, seed))
+
+
+@torch.no_grad()
+def sample_images(generator: Generator, count: int, *, seed: int = 0, batch: int = 50) -> torch.Tensor:
+    """Pictures of random z, not truncated, `[count, 3, size, size]`."""
+    device = generator.input.input.device
+    z = torch.randn(count, generator.w_dim, generator=torch.Generator().manual_seed(seed)).to(device)
+    parts = [generator(generator.broadcast(generator.mapping(part))) for part in z.split(batch)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+def features(pictures: Dataset | torch.Tensor, *, device: str = "cpu", batch: int = 64) -> np.ndarray:
+    """VGG16 features of a data set or of pictures in [-1, 1], `[n, 512]` (see `stx.perceptual.vgg16_features`)."""
+    net = load_lpips("vgg", device)
+    get: Callable = pictures.batch if isinstance(pictures, Dataset) else lambda part: pictures[list(part)]
+    parts = [range(i, min(i + batch, len(pictures))) for i in range(0, len(pictures), batch)]
+    return torch.cat([vgg16_features(net, get(part).to(device)).cpu() for part in parts]).double().numpy()
+
+
+def _train(task, recipe, folder, config, **kwargs) -> pd.DataFrame:
+    return train(task, folder=folder, steps=recipe.steps, seed=recipe.seed, config=config, **kwargs)
+
+
+def _without(recipe, *names: str) -> dict:
+    return {k: v for k, v in asdict(recipe).items() if k not in names}

@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from stx import weights
+from stx.classifier import AttributeClassifier
+from stx.identity import IdentityNet
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2 import Generator
+
+SIZE = 16
+BACKBONE = {"widths": (4, 8, 12), "units": (1, 1, 2)}
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Untrained networks that fit each other, by folder name."""
+    torch.manual_seed(0)
+    generator = Generator(size=SIZE, z_dim=12, n_mlp=2, channel_base=64, channel_max=8)
+    return {
+        "generator": generator,
+        "style_transformer": StyleTransformer.for_generator(generator, **BACKBONE),
+        "classifier": AttributeClassifier(size=SIZE, attributes=("Smiling", "Hat"), **BACKBONE),
+        "identity": IdentityNet(size=SIZE, dim=5, **BACKBONE),
+    }
+
+
+@pytest.fixture
+def home(tmp_path, tiny):
+    """A folder of saved tiny networks."""
+    for name, net in tiny.items():
+        weights.save(net, tmp_path / "home" / name, dtype=torch.float32)
+    return tmp_path / "home"
