@@ -1,0 +1,91 @@
+"""The command line: `stx invert PHOTO... --out DIR` and `stx run NOTEBOOK`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+
+from stx import images, notebooks, pipeline
+from stx.domains import DomainError
+from stx.figures import progress
+from stx.perceptual import WeightsError
+from stx.training import TrainingError
+
+ERRORS = (images.ImageError, DomainError, WeightsError, TrainingError, notebooks.NotebookError, ValueError, OSError)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code: 0 all done, 1 some pictures failed, 2 nothing could be done."""
+    options = _parser().parse_args(words)
+    try:
+        return options.command(options)
+    except ERRORS as error:
+        print(f"stx: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="stx", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    invert = commands.add_parser("invert", help="find the codes of pictures and draw them again")
+    invert.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files or folders of them")
+    invert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png and NAME.safetensors")
+    invert.add_argument("--domain", default="avatars", help="'avatars' or a folder of pictures with trained networks")
+    invert.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    invert.set_defaults(command=_invert)
+
+    run = commands.add_parser("run", help="execute a notebook with parameters")
+    run.add_argument("notebook", type=Path)
+    run.add_argument("--out", required=True, type=Path, metavar="FILE", help="the executed copy")
+    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    run.add_argument("--timeout", type=int, default=notebooks.TIMEOUT, help="seconds for a cell")
+    run.set_defaults(command=_run)
+    return parser
+
+
+def _invert(options: argparse.Namespace) -> int:
+    paths = pipeline.names_of(options.pictures)
+    pipe = pipeline.load(options.domain, device=options.device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed, names = 0, _unique_names(paths)
+    for path, name in progress(list(zip(paths, names, strict=True)), desc="inverting", unit="img"):
+        try:
+            image = pipe.images(path)
+        except images.ImageError as error:
+            print(f"stx: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        ws = pipe.invert(image)
+        pair = np.concatenate(list(images.to_uint8(image.cpu())) + list(images.to_uint8(pipe.synthesize(ws))), axis=1)
+        images.save_image(pair, options.out / f"{name}.png")
+        safetensors.torch.save_file({"ws": ws[0].cpu().contiguous()}, options.out / f"{name}.safetensors")
+    print(
+        f"{len(paths) - failed} of {len(paths)} pictures inverted; input beside inversion, and codes, in {options.out}"
+    )
+    return 0 if not failed else 1 if failed < len(paths) else 2
+
+
+def _unique_names(paths: list[Path]) -> list[str]:
+    """One output name per picture: its stem, with a number where that is taken."""
+    names: list[str] = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name in names:
+            number += 1
+            name = f"{path.stem}-{number}"
+        names.append(name)
+    return names
+
+
+def _run(options: argparse.Namespace) -> int:
+    given = {name: notebooks.parse(value) for name, value in options.parameter}
+    notebooks.run(options.notebook, options.out, given, timeout=options.timeout)
+    print(f"executed copy: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""One protocol for every encoder: invert a test set, measure each picture and the set, with intervals and cost."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stx import images, metrics
+from stx.domains import Dataset
+from stx.figures import progress
+from stx.perceptual import load_lpips, vgg16_features
+from stx.pipeline import Pipeline
+
+BATCH = 64
+BETTER = {
+    "L2": "lower",
+    "LPIPS-Alex": "lower",
+    "ID": "higher",
+    "MS-SSIM": "higher",
+    "SWD": "lower",
+    "FD-VGG16": "lower",
+}
+
+
+@torch.no_grad()
+def invert_all(pipe: Pipeline, data: Dataset) -> Float[Tensor, "n num_ws w_dim"]:
+    """The codes of a whole data set, on the CPU."""
+    parts = range(0, len(data), BATCH)
+    codes = [pipe.invert(data.batch(_part(i, data))).cpu() for i in progress(parts, desc="inverting", unit="batch")]
+    return torch.cat(codes)
+
+
+@torch.no_grad()
+def measure(
+    pipe: Pipeline, data: Dataset, ws: Float[Tensor, "n num_ws w_dim"]
+) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
+    """Each picture against its inversion, and what the distances of sets need.
+
+    Returns a table with a row per picture (name, L2, LPIPS-Alex, ID, MS-SSIM) and the VGG16 features and patch
+    projections of real and inverted pictures. Inversions are rounded to 8 bits first, as files would be.
+    """
+    alex, vgg, identity = load_lpips("alex", pipe.device), load_lpips("vgg", pipe.device), pipe.identity()
+    rows, sets = [], {"real": [], "inverted": [], "real_patches": [], "inverted_patches": []}
+    for i in progress(range(0, len(data), BATCH), desc="measuring", unit="batch"):
+        part = _part(i, data)
+        real = data.batch(part).to(pipe.device)
+        again = images.to_tensor(images.to_uint8(pipe.synthesize(ws[i : i + BATCH]))).to(pipe.device)
+        scores = {
+            "L2": metrics.l2(real, again),
+            "LPIPS-Alex": alex(again, real).flatten(),
+            "ID": _similarity(identity, real, again),
+            "MS-SSIM": metrics.ms_ssim(again, real),
+        }
+        numbers = {name: value.cpu().numpy() for name, value in scores.items()}
+        rows.append(pd.DataFrame({"picture": [data.names[j] for j in part]} | numbers))
+        for name, picture in (("real", real), ("inverted", again)):
+            sets[name].append(vgg16_features(vgg, picture).cpu().double().numpy())
+            sets[f"{name}_patches"].append(metrics.swd_projections(picture))
+    return pd.concat(rows, ignore_index=True), sets
+
+
+def summarise(
+    table: pd.DataFrame, sets: dict[str, list[np.ndarray]], *, resamples: int = 1000, set_resamples: int = 50, seed=0
+) -> pd.DataFrame:
+    """One row per metric: value, 95 % bootstrap interval over pictures, and which way is better."""
+    n = len(table)
+    real, inverted = (np.concatenate(sets[name]) for name in ("real", "inverted"))
+    patches = [
+        [np.concatenate(level) for level in zip(*sets[f"{name}_patches"], strict=True)] for name in ("real", "inverted")
+    ]
+
+    def swd(chosen: np.ndarray) -> float:
+        return metrics.sliced_wasserstein(*([level[chosen] for level in levels] for levels in patches))
+
+    statistics: dict[str, Callable[[np.ndarray], float]] = {
+        name: _mean_of(table[name].to_numpy())
+        for name in ("L2", "LPIPS-Alex", "ID", "MS-SSIM")
+        if table[name].notna().all()
+    }
+    statistics["SWD"] = swd
+    statistics["FD-VGG16"] = lambda chosen: metrics.frechet_distance(real[chosen], inverted[chosen])
+    rows = []
+    for name, statistic in progress(statistics.items(), desc="bootstrap", unit="metric"):
+        times = set_resamples if name in ("SWD", "FD-VGG16") else resamples
+        low, high = metrics.bootstrap(statistic, n, resamples=times, seed=seed)
+        rows.append([name, statistic(np.arange(n)), low, high, BETTER[name]])
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "better"])
+
+
+def cost(pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> pd.DataFrame:
+    """Parameters, operations and time per picture of the encoder alone and of the whole inversion."""
+    image = image.to(pipe.device)
+    with torch.no_grad():
+        ws = pipe.encoder(image)
+    steps = {
+        "encoder": ((pipe.encoder,), lambda: pipe.encoder(image)),
+        "generator": ((pipe.generator,), lambda: pipe.generator(ws)),
+        "inversion": ((pipe.encoder, pipe.generator), lambda: pipe.generator(pipe.encoder(image))),
+    }
+    rows = [
+        [name, metrics.parameters(*nets), metrics.flops(call) / 1e9, 1000 * metrics.seconds(call, device=pipe.device)]
+        for name, (nets, call) in steps.items()
+    ]
+    return pd.DataFrame(rows, columns=["part", "parameters", "GFLOPs", "ms per picture"])
+
+
+def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
+    return lambda chosen: float(values[chosen].mean())
+
+
+def _similarity(identity: nn.Module | None, a: Tensor, b: Tensor) -> Tensor:
+    if identity is None:
+        return torch.full((len(a),), torch.nan)
+    return F.cosine_similarity(identity(a), identity(b))
+
+
+def _part(first: int, data: Dataset) -> range:
+    return range(first, min(first + BATCH, len(data)))

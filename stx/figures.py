@@ -1,0 +1,121 @@
+"""Figures and tables: one style, one way to save, and a record of where each comes from beside it."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from stx.training import whole_file, write_text
+
+PACKAGES = ("torch", "numpy", "lpips", "dicebear-styles", "resvg-py")
+RC = {
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.03,
+}
+
+
+def use_style() -> None:
+    """The look of all figures: readable at column width, in grey and by colour-blind readers."""
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=RC)
+
+
+def provenance(**parameters) -> dict:
+    """What a result depends on: parameters, versions, device, commit, time."""
+    root = Path(__file__).parent.parent
+    return {
+        "parameters": parameters,
+        "commit": _git(root, "rev-parse", "HEAD") or "unknown",
+        "uncommitted_changes": bool(_git(root, "status", "--porcelain", "--", "stx", "notebooks", "data")),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def save_figure(figure: Figure, name: str, folder: str | Path, record: dict) -> None:
+    """Writes `name.png`, `name.pdf` and `name.json` (the record of `provenance`); `name` starts with its notebook."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    commit = f"stx {record['commit'][:12]}"
+    with whole_file(folder / f"{name}.png") as part:
+        figure.savefig(part, format="png", metadata={"Software": commit})
+    with whole_file(folder / f"{name}.pdf") as part:
+        figure.savefig(part, format="pdf", metadata={"CreationDate": None, "Creator": commit})
+    write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
+
+
+def save_table(table: pd.DataFrame, name: str, folder: str | Path, record: dict, *, note: str = "") -> None:
+    """Writes `name.csv` (full precision), `name.md` (rounded, with `note` below) and `name.json`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
+    made = f"Made {record['made']} by stx {record['commit'][:12]} on {record['machine']} ({packages})."
+    body = table.to_markdown(index=False, floatfmt=".4g")
+    write_text(folder / f"{name}.md", "\n\n".join(part for part in (body, note, made) if part) + "\n")
+    write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
+
+
+def show_grid(
+    rows: Sequence[np.ndarray], *, row_names: Sequence[str] = (), titles: Sequence[str] = (), size: float = 0.8
+) -> Figure:
+    """Pictures in a grid: each row uint8 `[columns, h, w, 3]` or float `[columns, h, w]` in [0, 1] (drawn as a map)."""
+    columns = max(len(row) for row in rows)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(size * columns, size * len(rows)), squeeze=False, layout="constrained"
+    )
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for i, row in enumerate(rows):
+        for j, ax in enumerate(axes[i]):
+            ax.set(xticks=[], yticks=[])
+            sns.despine(ax=ax, left=True, bottom=True)
+            if j < len(row):
+                ax.imshow(row[j], interpolation="nearest", cmap="magma", vmin=0, vmax=1 if row[j].ndim == 2 else None)
+            if i == 0 and j < len(titles):
+                ax.set_title(titles[j], fontsize=7)
+        if i < len(row_names):
+            axes[i, 0].set_ylabel(row_names[i], rotation=0, ha="right", va="center", fontsize=8)
+    return figure
+
+
+def progress(items, **kwargs):
+    """A progress bar that reads well in notebooks, logs and papermill: plain text, now and then."""
+    return tqdm(items, file=sys.stdout, mininterval=5, **kwargs)
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

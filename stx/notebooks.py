@@ -1,0 +1,63 @@
+"""Notebooks run in batch by papermill, with what papermill leaves out: unknown or mistyped parameters are errors."""
+
+import ast
+from pathlib import Path
+
+import papermill
+
+TIMEOUT = 3 * 3600  # seconds for a cell; papermill's own default is forever
+
+
+class NotebookError(ValueError):
+    """A notebook or a parameter that does not exist; the message lists those that do."""
+
+
+def parameters(path: str | Path) -> dict:
+    """The parameters of a notebook with their defaults, from its `parameters` cell."""
+    path = Path(path)
+    if not path.is_file():
+        raise NotebookError(f"{path}: no such notebook")
+    found = papermill.inspect_notebook(str(path))
+    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+
+
+def check(path: str | Path, given: dict) -> None:
+    """Raises `NotebookError` for a parameter the notebook does not have or a value of another type."""
+    known = parameters(path)
+    for name, value in given.items():
+        if name not in known:
+            raise NotebookError(f"{path}: unknown parameter {name!r}; it has: {', '.join(known)}")
+        default = known[name]
+        fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+        if not fits:
+            kind = type(default).__name__
+            raise NotebookError(f"{path}: parameter {name} is {value!r}, expected {kind} as in {name} = {default!r}")
+
+
+def parse(text: str):
+    """A value from the command line: Python's literals (1, 1e-3, True), everything else a string; true is True."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIMEOUT, log_output: bool = True) -> None:
+    """Executes a notebook with parameters; the executed copy is `output`. Its working directory is the repository's.
+
+    Raises `NotebookError` before anything runs, or papermill's error with the cell that failed.
+    """
+    check(path, given)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        str(path),
+        str(output),
+        parameters=given,
+        cwd=str(Path(__file__).parent.parent),
+        kernel_name="python3",
+        execution_timeout=timeout,
+        log_output=log_output,
+        progress_bar=False,
+    )

@@ -1,0 +1,124 @@
+"""The front door: a domain with its networks, pictures to codes and codes to pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stx import domains, images, weights
+from stx.classifier import AttributeClassifier
+from stx.identity import IdentityNet
+from stx.perceptual import WeightsError
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2 import Generator
+
+BATCH = 64
+
+
+def pick_device(device: str = "auto") -> str:
+    """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `ValueError` for an absent one."""
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if present[name])
+    if not present.get(device.split(":")[0], False):
+        known = ", ".join(name for name, here in present.items() if here)
+        raise ValueError(f"device {device!r} is not available here; there is: {known}")
+    return device
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Generator, Style Transformer and judges of a domain, frozen, on one device. Made by `stx.load`."""
+
+    domain: domains.Domain
+    generator: Generator
+    encoder: StyleTransformer
+    device: str = "cpu"
+    folder: Path = field(default_factory=weights.data_dir)
+
+    def images(self, pictures) -> Float[Tensor, "b 3 h w"]:
+        """Pictures of any kind as the encoder takes them: paths, uint8 `[h, w, 3]` arrays, or a tensor in [-1, 1].
+
+        Files and arrays are resized to the domain's resolution. Raises `ImageError` naming an unusable one.
+        """
+        size = self.domain.resolution
+        if isinstance(pictures, Tensor):
+            if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, size, size):
+                raise ValueError(f"pictures of shape {tuple(pictures.shape)}: expected [batch, 3, {size}, {size}]")
+            if not pictures.is_floating_point():
+                raise ValueError(f"pictures of type {pictures.dtype}: expected floats in [-1, 1]")
+            return pictures.to(self.device)
+        if isinstance(pictures, str | Path) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
+            pictures = [pictures]
+        arrays = [p if isinstance(p, np.ndarray) else images.read_image(p) for p in pictures]
+        if not arrays:
+            raise ValueError("no pictures given")
+        return images.to_tensor(np.stack([images.resize(a, size, size) for a in arrays])).to(self.device)
+
+    @torch.no_grad()
+    def invert(self, pictures) -> Float[Tensor, "b num_ws w_dim"]:
+        """The W+ codes of pictures (see `images` for what is taken)."""
+        return torch.cat([self.encoder(part) for part in self.images(pictures).split(BATCH)])
+
+    @torch.no_grad()
+    def synthesize(self, ws: Float[Tensor, "b num_ws w_dim"], *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
+        """The pictures of W+ codes, in [-1, 1]. Raises `ValueError` for codes of another shape."""
+        self.generator.check_ws(ws)
+        parts = [self.generator(part, noise=noise) for part in ws.to(self.device).split(BATCH)]
+        return torch.cat(parts).clamp(-1, 1)
+
+    @torch.no_grad()
+    def sample(self, count: int, *, psi: float = 1.0, seed: int = 0) -> Float[Tensor, "count num_ws w_dim"]:
+        """Codes of `count` random z, truncated towards the average by `psi` (1: not at all)."""
+        g = self.generator
+        z = torch.randn(count, g.w_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
+        return g.broadcast(g.truncate(g.mapping(z), psi, self.encoder.latent_avg))
+
+    def classifier(self) -> AttributeClassifier:
+        """The domain's attribute classifier."""
+        return weights.load(self.folder / "classifier", self.device)
+
+    def identity(self) -> IdentityNet | None:
+        """The domain's identity network, None where the domain has none."""
+        path = self.folder / "identity"
+        return weights.load(path, self.device) if path.is_dir() else None
+
+
+def load(domain: str | Path = "avatars", *, device: str = "auto", folder: str | Path | None = None) -> Pipeline:
+    """The pipeline of a domain, with its trained weights.
+
+    domain: "avatars", or a folder of pictures. folder: where its networks lie (default `data/<domain>/`).
+    Raises `DomainError` for an unknown domain, `WeightsError` for missing or unfit weights.
+    """
+    device = pick_device(device)
+    folder = (
+        Path(folder) if folder else weights.data_dir() / (domain if str(domain) == "avatars" else Path(domain).name)
+    )
+    generator = weights.load(folder / "generator", device)
+    encoder = weights.load(folder / "style_transformer", device)
+    found = domains.load(domain, resolution=None if str(domain) == "avatars" else generator.size)
+    check_fit(generator, encoder, found)
+    return Pipeline(found, generator, encoder, device, folder)
+
+
+def check_fit(generator: Generator, encoder: StyleTransformer, domain: domains.Domain) -> None:
+    """Raises `WeightsError` when networks of different sizes are combined."""
+    if generator.size != domain.resolution:
+        raise WeightsError(f"the generator draws {generator.size} pixels, the domain has {domain.resolution}")
+    _, num_ws, w_dim = encoder.encoder.z.shape
+    if (num_ws, w_dim) != (generator.num_ws, generator.w_dim):
+        raise WeightsError(
+            f"the encoder gives codes of {num_ws} x {w_dim}, the generator takes {generator.num_ws} x {generator.w_dim}"
+        )
+
+
+def names_of(paths: Sequence[str | Path]) -> list[Path]:
+    """The picture files that paths mean: files as they are, folders as all pictures below them."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += images.list_images(path) if path.is_dir() else [path]
+    return found

@@ -1,0 +1,70 @@
+"""Every notebook at smoke size, through the workflow and from scratch; parameters are checked."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stx import cli, notebooks
+
+ROOT = Path(__file__).parent.parent
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def snakemake(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", *words, "--config", "smoke=true"]
+    done = subprocess.run(
+        [*command, f"out={folder}/figures", f"runs={folder}/runs"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout + done.stderr
+
+
+def test_workflow_runs_every_notebook_once(tmp_path):
+    snakemake(tmp_path)
+    for book in BOOKS:
+        executed = json.loads((tmp_path / "runs" / book.name).read_text())
+        assert all(cell.get("execution_count") for cell in executed["cells"] if cell["cell_type"] == "code")
+        made = {p.suffix for p in (tmp_path / "figures").glob(f"{book.stem[:2]}_*")}
+        assert {".png", ".pdf", ".csv", ".md", ".json"} <= made
+    record = json.loads((tmp_path / "figures" / "03_quality.json").read_text())
+    assert record["parameters"]["smoke"] is True
+    assert record["packages"]["torch"]
+    assert len(record["commit"]) >= 7
+    quality = pd.read_csv(tmp_path / "figures" / "03_quality.csv")
+    assert set(quality["metric"]) == {"L2", "LPIPS-Alex", "ID", "MS-SSIM", "SWD", "FD-VGG16"}
+    assert (quality["low"] <= quality["high"]).all()
+    assert "Nothing to be done" in snakemake(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["00_domain", "01_generator", "02_train_inversion"])
+def test_training_from_scratch(tmp_path, name):
+    given = {"smoke": True, "from_scratch": True, "out": str(tmp_path / "figures"), "runs": str(tmp_path / "runs")}
+    notebooks.run(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "done.ipynb", given, log_output=False)
+    assert list((tmp_path / "runs").rglob("state.pt"))
+    assert list((tmp_path / "figures").glob(f"{name[:2]}_*.png"))
+
+
+def test_unknown_and_mistyped_parameters_are_errors(tmp_path, capsys):
+    book = ROOT / "notebooks" / "03_inversion_quality.ipynb"
+    for given, match in (({"cuont": 3}, "unknown parameter 'cuont'; it has: domain"), ({"count": "3"}, "expected int")):
+        with pytest.raises(notebooks.NotebookError, match=match):
+            notebooks.run(book, tmp_path / "x.ipynb", given)
+    with pytest.raises(notebooks.NotebookError, match="no such notebook"):
+        notebooks.run(ROOT / "notebooks" / "99.ipynb", tmp_path / "x.ipynb", {})
+    assert cli.main(["run", str(book), "--out", str(tmp_path / "x.ipynb"), "-p", "smok", "true"]) == 2
+    assert "unknown parameter 'smok'" in capsys.readouterr().err
+    assert not (tmp_path / "x.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("False", False), ("3", 3), ("1e-3", 1e-3), ("avatars", "avatars"), ("a/b", "a/b")],
+)
+def test_values_from_the_command_line(text, value):
+    parsed = notebooks.parse(text)
+    assert parsed == value
+    assert type(parsed) is type(value)

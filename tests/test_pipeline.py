@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+
+import stx
+from stx import cli, images, pipeline, weights
+from stx.domains import DomainError
+from stx.perceptual import WeightsError
+from stx.stylegan2 import Generator
+from tests.conftest import SIZE
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for i in range(12):
+        picture = np.random.RandomState(i).randint(0, 256, (SIZE + i, SIZE, 3), dtype=np.uint8)
+        images.save_image(picture, folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def pipe(home, photos):
+    return stx.load(photos, folder=home, device="cpu")
+
+
+def test_front_door(pipe):
+    ws = pipe.invert(torch.rand(3, 3, SIZE, SIZE) * 2 - 1)
+    assert ws.shape == (3, 6, 12)
+    again = pipe.synthesize(ws)
+    assert again.shape == (3, 3, SIZE, SIZE)
+    assert again.abs().max() <= 1
+    assert torch.equal(again, pipe.synthesize(ws))  # noise is constant unless asked for
+
+
+def test_any_batch_gives_the_same_codes(pipe, monkeypatch):
+    image = torch.rand(5, 3, SIZE, SIZE) * 2 - 1
+    whole = pipe.invert(image)
+    monkeypatch.setattr(pipeline, "BATCH", 2)
+    torch.testing.assert_close(pipe.invert(image), whole)
+
+
+def test_pictures_of_any_kind(pipe, photos):
+    path = photos / "03.png"
+    array = images.read_image(path)
+    expected = images.to_tensor(images.resize(array, SIZE, SIZE))[None]
+    for given in (path, str(path), array, [path], [array]):
+        torch.testing.assert_close(pipe.images(given), expected)
+    assert pipe.images([path, array, photos / "05.png"]).shape == (3, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (torch.zeros(1, 3, 8, 8), r"\(1, 3, 8, 8\).*\[batch, 3, 16, 16\]"),
+        (torch.zeros(3, SIZE, SIZE), r"expected \[batch"),
+        (torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8), "floats"),
+        ([], "no pictures"),
+    ],
+)
+def test_unfit_pictures(pipe, given, match):
+    with pytest.raises(ValueError, match=match):
+        pipe.invert(given)
+
+
+def test_unfit_codes(pipe):
+    with pytest.raises(ValueError, match=r"\(2, 5, 12\) do not fit.*\[batch, 6, 12\]"):
+        pipe.synthesize(torch.zeros(2, 5, 12))
+
+
+def test_sampling_and_truncation(pipe):
+    a, b = pipe.sample(4, seed=1), pipe.sample(4, seed=1, psi=0.5)
+    assert torch.equal(a, pipe.sample(4, seed=1))
+    torch.testing.assert_close(b, pipe.encoder.latent_avg + 0.5 * (a - pipe.encoder.latent_avg))
+
+
+def test_noise_modes(pipe):
+    ws = pipe.sample(2)
+    for layer in [pipe.generator.conv1, *pipe.generator.convs]:
+        layer.noise.weight.data.fill_(0.5)
+    const, none = pipe.synthesize(ws), pipe.synthesize(ws, noise="none")
+    assert not torch.equal(const, none)
+    assert not torch.equal(pipe.synthesize(ws, noise="random"), pipe.synthesize(ws, noise="random"))
+    with pytest.raises(ValueError, match="random, const, none"):
+        pipe.synthesize(ws, noise="loud")
+
+
+def test_unknown_domain_device_and_weights(home, photos, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="not available here; there is: .*cpu"):
+        stx.load(photos, folder=home, device="tpu")
+    monkeypatch.setenv("STX_DATA", str(tmp_path / "none"))
+    with pytest.raises(WeightsError, match="config.json: missing"):
+        stx.load("avatars")
+    with pytest.raises((DomainError, WeightsError)):
+        stx.load(tmp_path / "no such folder")
+
+
+def test_networks_that_do_not_fit(home, photos):
+    weights.save(Generator(size=32, z_dim=12, n_mlp=2, channel_base=64, channel_max=8), home / "generator")
+    with pytest.raises(WeightsError, match="6 x 12, the generator takes 8 x 12"):
+        stx.load(photos, folder=home)
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def command(home, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "photos").symlink_to(home)
+    return lambda *pictures: cli.main(
+        ["invert", *map(str, pictures), "--out", str(tmp_path / "out"), "--domain", str(photos), "--device", "cpu"]
+    )
+
+
+def test_invert_command(command, photos, tmp_path, capsys):
+    assert command(photos) == 0
+    out = tmp_path / "out"
+    assert len(list(out.glob("*.png"))) == len(list(out.glob("*.safetensors"))) == 12
+    assert images.read_image(out / "00.png").shape == (SIZE, 2 * SIZE, 3)
+    assert "12 of 12" in capsys.readouterr().out
+
+
+def test_invert_command_goes_on_after_a_bad_file(command, photos, tmp_path, capsys):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes((photos / "00.png").read_bytes()[:60])
+    assert command(bad, photos / "01.png", tmp_path / "absent.jpg") == 1
+    told = capsys.readouterr()
+    assert "bad.png" in told.err
+    assert "absent.jpg" in told.err
+    assert "1 of 3" in told.out
+    assert (tmp_path / "out" / "01.png").exists()
+    assert command(bad) == 2
+
+
+def test_invert_command_keeps_files_of_the_same_name_apart(command, photos, tmp_path):
+    images.save_image(images.read_image(photos / "00.png"), tmp_path / "other" / "00.png")
+    assert command(photos / "00.png", tmp_path / "other" / "00.png") == 0
+    assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"00.png", "00-2.png"}
+
+
+def test_invert_command_without_pictures(command, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert command(tmp_path / "empty") == 2
+    assert "no pictures in this folder" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""The repository's own promises: environment, file tree, data table, flat package."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stx import avatars, notebooks
+
+ROOT = Path(__file__).parent.parent
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def pins() -> dict[str, str]:
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    lines = [x for x in listed if isinstance(x, str)] + next(x["pip"] for x in listed if isinstance(x, dict))
+    found = dict(re.split("={1,2}", line) for line in lines if "=" in line)
+    return {CONDA_NAMES.get(name, name): version for name, version in found.items()}
+
+
+def requirements() -> dict[str, list[tuple[str, str]]]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["test"]
+    names = {re.match(r"[\w-]+", line)[0]: re.findall(r"(>=|<)([\d.]+)", line) for line in lines}
+    return names | {"python": re.findall(r"(>=|<)([\d.]+)", project["requires-python"])}
+
+
+def number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def test_environment_pins_what_the_project_asks_for():
+    assert set(pins()) == set(requirements())
+    for name, bounds in requirements().items():
+        assert bounds, name
+        for relation, bound in bounds:
+            inside = number(pins()[name]) >= number(bound) if relation == ">=" else number(pins()[name]) < number(bound)
+            assert inside, (name, pins()[name], relation, bound)
+
+
+def tracked() -> set[str]:
+    done = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return set(done.stdout.split())
+
+
+def test_readme_tree_is_the_tree():
+    block = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    named = set(re.findall(r"^\s*([\w./-]+)", block, re.M))
+    modules = {Path(p).name for p in tracked() if re.fullmatch(r"stx/\w+\.py", p)} - {"__init__.py"}
+    books = {Path(p).name for p in tracked() if p.startswith("notebooks/")}
+    assert modules | books <= named
+    leaves = {name for name in named if not name.endswith("/")}
+    assert leaves <= {Path(p).name for p in tracked()} | {Path(p).as_posix() for p in tracked()}
+
+
+def test_readme_figures_exist():
+    for link in re.findall(r"\]\((figures/[^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / link).is_file(), link
+
+
+def test_data_table_is_the_code():
+    text = (ROOT / "data" / "README.md").read_text()
+    assert f"long hair {avatars.P_TOP['long']}, short hair {avatars.P_TOP['short']}" in text
+    for dark, name in ((True, "dark skin"), (False, "other skin")):
+        colors = ", ".join(f"{c.lower()} {p:.2f}" for c, p in avatars.P_HAIR[dark].items())
+        assert f"| hair colour, {name} | {colors} |" in text
+    for top, name in {"long": "long hair", "short": "short hair", "hat": "hat", "bald": "bald"}.items():
+        p = avatars.P_FACIAL_HAIR[top]
+        assert f"| beard / moustache, {name} | {p['beard']:.2f} / {p['mustache']:.2f} |" in text
+    for given, name in {"hat": "with a hat", "gray": "with gray hair", "other": "otherwise"}.items():
+        p = avatars.P_GLASSES[given]
+        assert f"| clear / dark glasses, {name} | {p['clear']:.2f} / {p['dark']:.2f} |" in text
+    named = re.findall(r"^\| ((?:[A-Z]\w+(?:, )?)+) \|", text, re.M)
+    assert [n for cell in named for n in cell.split(", ")] == list(avatars.ATTRIBUTES)
+
+
+def test_package_is_flat_and_imports_nothing_heavy_twice():
+    assert not [p for p in (ROOT / "stx").iterdir() if p.is_dir() and p.name != "__pycache__"]
+    for module in (ROOT / "stx").glob("*.py"):
+        lines = module.read_text().splitlines()
+        assert len(lines) <= 450, module
+        assert lines[0].startswith('"""'), module
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebook_parameters_are_typed_and_explained(path):
+    assert {"domain", "seed", "device", "out", "smoke"} <= set(notebooks.parameters(path))
+    text = path.read_text()
+    for name in notebooks.parameters(path):
+        assert re.search(rf"\b{name}: (int|float|str|bool) = [^#]+  # \w", text), name
