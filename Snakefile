@@ -1,0 +1,60 @@
+# The whole reproduction: every notebook in order, executed copies in runs/<domain>/, figures and tables in figures/.
+# Runs what changed (notebooks, package, weights, parameters); goes on after a kill with the same command.
+#   snakemake --cores 2                                   the embedded avatars
+#   snakemake --cores 2 --config smoke=true out=/tmp/x    everything shrunk to seconds
+
+import sys
+from pathlib import Path
+
+DOMAIN = config.get("domain", "avatars")
+OUT = config.get("out", "figures")
+RUNS = config.get("runs", f"runs/{Path(str(DOMAIN)).name}")
+SMOKE = config.get("smoke", False)
+DEVICE = config.get("device", "auto")
+SEED = config.get("seed", 0)
+
+# notebook -> (the notebook that must be done before it, one table or figure that it writes)
+NOTEBOOKS = {
+    "00_domain": (None, "00_verification.csv"),
+    "01_generator": ("00_domain", "01_fd_vgg16.csv"),
+    "02_train_inversion": ("01_generator", "02_validation.csv"),
+    "03_inversion_quality": ("01_generator", "03_quality.csv"),
+}
+HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion"}
+
+
+def before(wildcards):
+    earlier, _ = NOTEBOOKS[wildcards.name]
+    return f"{RUNS}/done/{earlier}" if earlier else []
+
+
+rule all:
+    input:
+        expand(RUNS + "/done/{name}", name=NOTEBOOKS),
+
+
+rule notebook:
+    input:
+        before,
+        notebook="notebooks/{name}.ipynb",
+        package=sorted(str(p) for p in Path("stx").glob("*.py")),
+        weights=sorted(str(p) for p in Path("data").rglob("*") if p.suffix in (".json", ".safetensors")),
+    output:
+        touch(RUNS + "/done/{name}"),
+    log:
+        notebook=RUNS + "/{name}.ipynb",
+    params:
+        given=lambda wildcards: " ".join(
+            f"-p {name} {value}"
+            for name, value in {
+                "domain": DOMAIN,
+                "seed": SEED,
+                "device": DEVICE,
+                "out": OUT,
+                "smoke": SMOKE,
+                **({"runs": RUNS} if wildcards.name in HAS_RUNS else {}),
+            }.items()
+        ),
+        python=sys.executable,
+    shell:
+        "{params.python} -m stx.cli run {input.notebook} --out {log.notebook} {params.given}"
