@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -81,17 +82,27 @@ def load(name: str | Path, *, resolution: int | None = None, seed: int = 0) -> D
     resolution: for a folder, the side its pictures are resized to (default 64). seed: of the avatars' drawing.
     Raises `DomainError` when it is neither, `ImageError` for a folder without pictures.
     """
-    if str(name) == "avatars":
+    if short_name(name) == "avatars":
         if resolution not in (None, avatars.RESOLUTION):
             raise DomainError(f"avatars are drawn at {avatars.RESOLUTION} pixels, not {resolution}")
         return Domain("avatars", avatars.RESOLUTION, tuple(avatars.ATTRIBUTES), AvatarCache(seed).split)
-    if not Path(name).is_dir():
-        raise DomainError(f"unknown domain {str(name)!r}: expected 'avatars' or a folder of pictures")
     resolution = resolution or 64
     if resolution < 8 or resolution & (resolution - 1):
         raise DomainError(f"resolution {resolution} is not a power of two of at least 8")
     folder = Folder(Path(name), resolution)
-    return Domain(Path(name).resolve().name, resolution, folder.attributes, folder.split)
+    return Domain(short_name(name), resolution, folder.attributes, folder.split)
+
+
+def short_name(name: str | Path) -> str:
+    """What a domain is called, and its networks' folder below `data/`: "avatars", or the name of a folder of pictures.
+
+    Raises `DomainError` when there is no such folder.
+    """
+    if str(name) == "avatars":
+        return "avatars"
+    if not Path(name).is_dir():
+        raise DomainError(f"unknown domain {str(name)!r}: expected 'avatars' or a folder of pictures")
+    return Path(name).resolve().name
 
 
 def _known_split(name: str) -> None:
@@ -160,7 +171,8 @@ class AvatarCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         workers = min(workers or os.cpu_count() or 1, len(missing))
         bar = tqdm(total=len(missing) * SHARD, desc=f"drawing avatars/{name}", unit="img")
-        context = multiprocessing.get_context("spawn")
+        # forked workers need no main guard in the caller's script, and drawing touches neither torch nor CUDA
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         with bar, ProcessPoolExecutor(workers, mp_context=context) as pool:
             shards = pool.map(_draw_shard, [shard for _, shard in missing])
             for (path, _), pictures in zip(missing, shards, strict=True):

@@ -43,10 +43,11 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith(("I;16", "I", "F")):
+    if image.mode.startswith(("I", "F")):
         wide = np.asarray(image, dtype=np.float64)
-        top = 65535 if wide.max() > 255 else 255
-        image = Image.fromarray(np.clip(wide / top * 255 + 0.5, 0, 255).astype(np.uint8))
+        levels = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        white = next((level for level in levels if wide.max() <= level), levels[-1])
+        image = Image.fromarray(np.clip(wide / white * 255 + 0.5, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -95,12 +95,11 @@ def load(domain: str | Path = "avatars", *, device: str = "auto", folder: str | 
     Raises `DomainError` for an unknown domain, `WeightsError` for missing or unfit weights.
     """
     device = pick_device(device)
-    folder = (
-        Path(folder) if folder else weights.data_dir() / (domain if str(domain) == "avatars" else Path(domain).name)
-    )
+    name = domains.short_name(domain)
+    folder = Path(folder) if folder else weights.data_dir() / name
     generator = weights.load(folder / "generator", device)
     encoder = weights.load(folder / "style_transformer", device)
-    found = domains.load(domain, resolution=None if str(domain) == "avatars" else generator.size)
+    found = domains.load(domain, resolution=generator.size)
     check_fit(generator, encoder, found)
     return Pipeline(found, generator, encoder, device, folder)
 

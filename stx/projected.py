@@ -76,11 +76,12 @@ class FeatureHead(nn.Module):
 class ProjectedDiscriminator(nn.Module):
     """One logit for the halved picture and one per scale of frozen features: `[b, 5]`.
 
-    size: side of the pictures, at least 64; calibration: real pictures on which the features' spread is measured.
+    size: side of the pictures, at least 64. Scales are measured on real pictures by `calibrate`, once.
     """
 
-    def __init__(self, *, size: int, calibration: Float[Tensor, "b 3 size size"]):
+    def __init__(self, *, size: int):
         super().__init__()
+        self.config = {"size": size}
         if size < 64:
             raise ValueError(f"pictures of {size} pixels are too small for ImageNet features; the least is 64")
         self.features = EfficientNetFeatures()
@@ -94,10 +95,14 @@ class ProjectedDiscriminator(nn.Module):
         self.heads = nn.ModuleList(FeatureHead(w, s) for w, s in zip((3, *WIDTHS), sides, strict=True))
         self.register_buffer("feature_scale", torch.ones(len(WIDTHS)))
         self.register_buffer("view_scale", torch.ones(len(self.heads)))
-        with torch.no_grad():
-            self.feature_scale.copy_(torch.stack([1 / x.std() for x in self.features(calibration)]))
-            norms = [x.flatten(1).norm(dim=1).mean() for x in self.views(calibration)]
-            self.view_scale.copy_(VIEW_NORM / torch.stack(norms))
+
+    @torch.no_grad()
+    def calibrate(self, real: Float[Tensor, "b 3 h w"]) -> "ProjectedDiscriminator":
+        """Gives features unit spread and all views the norm `VIEW_NORM` on these pictures; returns itself."""
+        self.feature_scale.copy_(torch.stack([1 / x.std() for x in self.features(real)]))
+        norms = [x.flatten(1).norm(dim=1).mean() for x in self.views(real)]
+        self.view_scale.copy_(VIEW_NORM / torch.stack(norms))
+        return self
 
     def views(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """What is judged: the halved picture, and features mixed across channels, then from coarse to fine."""

@@ -33,7 +33,7 @@ CALIBRATION = 64  # pictures on which the spread of ImageNet features is measure
 class GeneratorRecipe:
     """StyleGAN2 and its training (see `stx.gan.GanTask`)."""
 
-    steps: int = 8000
+    steps: int = 5000
     batch: int = 16
     lr: float = 2e-3
     z_dim: int = 256
@@ -96,19 +96,31 @@ class IdentityRecipe:
 
 
 def train_generator(
-    domain: Domain, recipe: GeneratorRecipe, folder: str | Path, *, device: str = "cpu", evaluate_every: int = 500
-) -> tuple[Generator, pd.DataFrame]:
-    """The averaged generator after `recipe.steps` updates, and the log; sheets of samples go to `folder/samples`."""
+    domain: Domain,
+    recipe: GeneratorRecipe,
+    folder: str | Path,
+    *,
+    start: tuple[Generator, Discriminator | ProjectedDiscriminator] | None = None,
+    device: str = "cpu",
+    evaluate_every: int = 500,
+) -> tuple[Generator, Discriminator | ProjectedDiscriminator, pd.DataFrame]:
+    """The averaged generator after `recipe.steps` updates, its discriminator, and the log.
+
+    start: networks whose weights to go on from instead of random ones. Sheets of samples go to `folder/samples`.
+    """
     torch.manual_seed(recipe.seed)
     data = domain.split("train")
     channels = {"channel_base": recipe.channel_base, "channel_max": recipe.channel_max}
     if recipe.projected:
-        calibration = data.batch(range(min(CALIBRATION, len(data))))
-        discriminator = ProjectedDiscriminator(size=domain.resolution, calibration=calibration)
+        discriminator = ProjectedDiscriminator(size=domain.resolution)
+        discriminator.calibrate(data.batch(range(min(CALIBRATION, len(data)))))
     else:
         discriminator = Discriminator(size=domain.resolution, **channels)
+    generator = Generator(size=domain.resolution, z_dim=recipe.z_dim, n_mlp=recipe.n_mlp, **channels)
+    for net, other in zip((generator, discriminator), start or (), strict=False):
+        net.load_state_dict(other.state_dict())
     task = GanTask(
-        generator=Generator(size=domain.resolution, z_dim=recipe.z_dim, n_mlp=recipe.n_mlp, **channels),
+        generator=generator,
         discriminator=discriminator,
         data=data,
         device=device,
@@ -121,8 +133,9 @@ def train_generator(
         return {}
 
     config = {"domain": domain.name, "resolution": domain.resolution} | _without(recipe, "steps")
+    config |= {} if start is None else {"start": [fingerprint(net) for net in start]}
     log = _train(task, recipe, folder, config, evaluate=sheet, evaluate_every=evaluate_every)
-    return task.average, log
+    return task.average, task.discriminator.eval(), log
 
 
 def train_encoder(

@@ -279,6 +279,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, *, size: int, channel_base: int = 32768, channel_max: int = 512):
         super().__init__()
+        self.config = {"size": size, "channel_base": channel_base, "channel_max": channel_max}
         channels = [max(1, min(channel_base // r, channel_max)) for r in reversed(resolutions(size))]
         blocks = [ResBlock(i, o) for i, o in pairwise(channels)]
         self.convs = nn.Sequential(ConvLayer(3, channels[0], 1), *blocks)

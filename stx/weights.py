@@ -18,12 +18,15 @@ from torch import nn
 from stx.classifier import AttributeClassifier
 from stx.identity import IdentityNet
 from stx.perceptual import WeightsError
+from stx.projected import ProjectedDiscriminator
 from stx.style_transformer import StyleTransformer
-from stx.stylegan2 import Generator
+from stx.stylegan2 import Discriminator, Generator
 from stx.training import whole_file, write_text
 
 NETWORKS = {
     "generator": Generator,
+    "discriminator": Discriminator,
+    "projected_discriminator": ProjectedDiscriminator,
     "style_transformer": StyleTransformer,
     "classifier": AttributeClassifier,
     "identity": IdentityNet,

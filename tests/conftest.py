@@ -5,7 +5,7 @@ from stx import weights
 from stx.classifier import AttributeClassifier
 from stx.identity import IdentityNet
 from stx.style_transformer import StyleTransformer
-from stx.stylegan2 import Generator
+from stx.stylegan2 import Discriminator, Generator
 
 SIZE = 16
 BACKBONE = {"widths": (4, 8, 12), "units": (1, 1, 2)}
@@ -18,6 +18,7 @@ def tiny():
     generator = Generator(size=SIZE, z_dim=12, n_mlp=2, channel_base=64, channel_max=8)
     return {
         "generator": generator,
+        "discriminator": Discriminator(size=SIZE, channel_base=64, channel_max=8),
         "style_transformer": StyleTransformer.for_generator(generator, **BACKBONE),
         "classifier": AttributeClassifier(size=SIZE, attributes=("Smiling", "Hat"), **BACKBONE),
         "identity": IdentityNet(size=SIZE, dim=5, **BACKBONE),

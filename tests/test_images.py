@@ -46,6 +46,14 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
         assert abs(rgb.astype(int) - 128).max() <= 1
 
 
+@pytest.mark.parametrize(("values", "kind"), [((0, 1), np.float32), ((0, 255), np.int32), ((0, 65535), np.int32)])
+def test_levels_of_wide_pictures(tmp_path, values, kind):
+    Image.fromarray(np.array([values] * 2, dtype=kind)).save(tmp_path / "a.tif")
+    assert images.read_image(tmp_path / "a.tif").max() == 255
+    Image.fromarray(np.array([[0, 200]] * 2, dtype=np.uint16)).save(tmp_path / "dark.png")
+    assert images.read_image(tmp_path / "dark.png").max() == 1  # 16 bits stay 16 bits, also when dark
+
+
 def test_transparency_is_laid_on_white(tmp_path):
     Image.fromarray(np.zeros((4, 4, 4), np.uint8), "RGBA").save(tmp_path / "a.png")
     assert (images.read_image(tmp_path / "a.png") == 255).all()

@@ -91,8 +91,8 @@ def test_unknown_domain_device_and_weights(home, photos, monkeypatch, tmp_path):
     monkeypatch.setenv("STX_DATA", str(tmp_path / "none"))
     with pytest.raises(WeightsError, match="config.json: missing"):
         stx.load("avatars")
-    with pytest.raises((DomainError, WeightsError)):
-        stx.load(tmp_path / "no such folder")
+    with pytest.raises(DomainError, match="unknown domain 'avatarz'"):
+        stx.load("avatarz")
 
 
 def test_networks_that_do_not_fit(home, photos):

@@ -5,6 +5,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -93,3 +94,16 @@ def test_notebook_parameters_are_typed_and_explained(path):
     text = path.read_text()
     for name in notebooks.parameters(path):
         assert re.search(rf"\b{name}: (int|float|str|bool) = [^#]+  # \w", text), name
+
+
+def test_readme_numbers_are_those_of_the_tables():
+    text = (ROOT / "README.md").read_text()
+    quality = pd.read_csv(ROOT / "figures" / "03_quality.csv")
+    assert len(quality) == 6
+    for row in quality.itertuples():
+        assert f"| {row.metric} | {row.value:.3g} | {row.low:.3g} to {row.high:.3g} |" in text
+    for value in pd.read_csv(ROOT / "figures" / "01_fd_vgg16.csv")["FD-VGG16"]:
+        assert f"{value:.3g}" in text
+    accuracy = pd.read_csv(ROOT / "figures" / "00_classifier.csv").set_index("attribute")["accuracy"]["mean"]
+    assert f"{100 * accuracy:.2f} %" in text
+    assert f"AUC {pd.read_csv(ROOT / 'figures' / '00_verification.csv')['AUC'][0]:.4f}" in text
