@@ -55,7 +55,7 @@ class GeneratorRecipe:
 class EncoderRecipe:
     """Style Transformer and its training (see `stx.inversion.InversionTask`)."""
 
-    steps: int = 10_000
+    steps: int = 2400
     batch: int = 16
     lr: float = 5e-4
     decay: float = 0.3
@@ -148,7 +148,7 @@ def train_encoder(
     start: StyleTransformer | None = None,
     device: str = "cpu",
     validation: int = 256,
-    evaluate_every: int = 500,
+    evaluate_every: int = 300,
 ) -> tuple[StyleTransformer, pd.DataFrame]:
     """A Style Transformer for a frozen generator, and the log with validation losses on `validation` pictures.
 
