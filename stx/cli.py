@@ -1,6 +1,7 @@
 """The command line: `stx invert PHOTO... --out DIR` and `stx run NOTEBOOK`."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def _unique_names(paths: list[Path]) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # papermill logs what cells print
     given = {name: notebooks.parse(value) for name, value in options.parameter}
     notebooks.run(options.notebook, options.out, given, timeout=options.timeout)
     print(f"executed copy: {options.out}")

@@ -48,6 +48,12 @@ def test_training_from_scratch(tmp_path, name):
     assert list((tmp_path / "figures").glob(f"{name[:2]}_*.png"))
 
 
+def test_going_on_from_the_shipped_generator(tmp_path):
+    given = {"smoke": True, "more_steps": 2, "out": str(tmp_path / "figures"), "runs": str(tmp_path / "runs")}
+    notebooks.run(ROOT / "notebooks" / "01_generator.ipynb", tmp_path / "done.ipynb", given, log_output=False)
+    assert [p.name for p in (tmp_path / "runs").glob("generator_*/samples/*")] == ["000002.png"]
+
+
 def test_unknown_and_mistyped_parameters_are_errors(tmp_path, capsys):
     book = ROOT / "notebooks" / "03_inversion_quality.ipynb"
     for given, match in (({"cuont": 3}, "unknown parameter 'cuont'; it has: domain"), ({"count": "3"}, "expected int")):
