@@ -1,7 +1,7 @@
 """One training loop for every network: progress bar, CSV log, checkpoints, exact resume.
 
 Each step is seeded by (seed, step) and draws its batch by (seed, step), so a checkpoint needs no random state: a run
-that was stopped anywhere goes on to the same bits as one that was not.
+that was stopped anywhere goes on to the same bits as one that was not (on the same machine and number of threads).
 """
 
 import contextlib

@@ -20,6 +20,8 @@ from stx.training import TrainingError, finished, load_state, train, whole_file
 STEPS = 12
 WORKER = """
 import sys
+import torch
+torch.set_num_threads(int(sys.argv[2]))
 from tests.test_training import tiny_gan, STEPS, train
 train(tiny_gan(), folder=sys.argv[1], steps=STEPS, config={"tiny": 1}, save_every=3, log_every=2)
 """
@@ -77,15 +79,16 @@ def test_stop_and_resume_to_the_same_bits(tmp_path, uninterrupted):
 
 def test_kill_in_the_middle_then_resume_to_the_same_bits(tmp_path, uninterrupted):
     folder = tmp_path / "run"
-    environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], env=environment)
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", WORKER, str(folder), str(torch.get_num_threads())]
+    process = subprocess.Popen(command, env=environment)
     deadline = time.monotonic() + 300
     while not (folder / "state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 3 <= finished(folder) <= STEPS
-    subprocess.run([sys.executable, "-c", WORKER, str(folder)], env=environment, check=True)
+    subprocess.run(command, env=environment, check=True)
     assert_same(load_state(folder / "state.pt")["task"], uninterrupted["task"])
 
 
