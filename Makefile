@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 .PHONY: reproduce test lint clean
 
 reproduce: $(VENV)/installed
-	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --config domain=$(DOMAIN)
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN)
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest

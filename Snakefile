@@ -13,18 +13,18 @@ SMOKE = config.get("smoke", False)
 DEVICE = config.get("device", "auto")
 SEED = config.get("seed", 0)
 
-# notebook -> (the notebook that must be done before it, one table or figure that it writes)
+# notebook: the notebook that must be done before it
 NOTEBOOKS = {
-    "00_domain": (None, "00_verification.csv"),
-    "01_generator": ("00_domain", "01_fd_vgg16.csv"),
-    "02_train_inversion": ("01_generator", "02_validation.csv"),
-    "03_inversion_quality": ("01_generator", "03_quality.csv"),
+    "00_domain": None,
+    "01_generator": "00_domain",
+    "02_train_inversion": "01_generator",
+    "03_inversion_quality": "01_generator",
 }
 HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion"}
 
 
 def before(wildcards):
-    earlier, _ = NOTEBOOKS[wildcards.name]
+    earlier = NOTEBOOKS[wildcards.name]
     return f"{RUNS}/done/{earlier}" if earlier else []
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stx import avatars, images
+from stx.training import whole_file
 
 SHARD = 512  # avatars per cache file
 FOLDER_SPLITS = {"train": 0.80, "val": 0.05, "test": 0.15}
@@ -69,11 +70,6 @@ class Domain:
     resolution: int
     attributes: tuple[str, ...]
     split: Callable[..., Dataset]
-
-    @property
-    def num_ws(self) -> int:
-        """Style tokens of a generator of this resolution: 2 log2(resolution) - 2."""
-        return 2 * (self.resolution.bit_length() - 1) - 2
 
 
 def load(name: str | Path, *, resolution: int | None = None, seed: int = 0) -> Domain:
@@ -145,15 +141,15 @@ class AvatarCache:
         key = hashlib.sha256(json.dumps([seed, versions]).encode() + rules).hexdigest()[:12]
         self.seed, self.folder = seed, cache_dir() / f"avatars-{key}"
 
-    def split(self, name: str, count: int | None = None, *, workers: int | None = None) -> Dataset:
-        """The first `count` avatars of a split, drawn where the cache lacks them (`workers` processes)."""
+    def split(self, name: str, count: int | None = None) -> Dataset:
+        """The first `count` avatars of a split, drawn where the cache lacks them (one process per core)."""
         _known_split(name)
         size = avatars.SPLITS[name] if count is None else min(count, avatars.SPLITS[name])
         whole = -(-size // SHARD) * SHARD
         people = self.avatars(name, whole)
         shards = [people[i : i + SHARD] for i in range(0, whole, SHARD)]
         paths = [self.folder / f"{name}-{i:03d}.npy" for i in range(len(shards))]
-        self._fill(name, [(p, s) for p, s in zip(paths, shards, strict=True) if not _readable(p)], workers)
+        self._fill(name, [(p, s) for p, s in zip(paths, shards, strict=True) if not _readable(p)])
         pictures = [np.load(p, mmap_mode="r") for p in paths]
         return Dataset(
             read=lambda i: np.asarray(pictures[i // SHARD][i % SHARD]),
@@ -165,11 +161,11 @@ class AvatarCache:
         """The drawing options of the first `count` pictures of a split."""
         return list(itertools.islice(avatars.sample(name, self.seed), count))
 
-    def _fill(self, name: str, missing: list, workers: int | None) -> None:
+    def _fill(self, name: str, missing: list) -> None:
         if not missing:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        workers = min(workers or os.cpu_count() or 1, len(missing))
+        workers = min(os.cpu_count() or 1, len(missing))
         bar = tqdm(total=len(missing) * SHARD, desc=f"drawing avatars/{name}", unit="img")
         # forked workers need no main guard in the caller's script, and drawing touches neither torch nor CUDA
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -180,9 +176,9 @@ class AvatarCache:
                 bar.update(SHARD)
 
 
-def drawn(name: str, draw: Callable[[], np.ndarray], seed: int = 0) -> np.ndarray:
+def drawn(name: str, draw: Callable[[], np.ndarray]) -> np.ndarray:
     """A set of avatar drawings from the cache, made by `draw` when the cache lacks it."""
-    path = AvatarCache(seed).folder / f"{name}.npy"
+    path = AvatarCache(0).folder / f"{name}.npy"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         save_array(path, draw())
@@ -190,14 +186,9 @@ def drawn(name: str, draw: Callable[[], np.ndarray], seed: int = 0) -> np.ndarra
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes an .npy file that is either whole or absent: a kill or a full disk leaves the old one."""
-    part = path.with_name(f".{path.stem}-{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            np.save(file, array)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Writes an .npy file that is either whole or absent. Raises `TrainingError` when the disk refuses."""
+    with whole_file(path) as part, open(part, "wb") as file:
+        np.save(file, array)
 
 
 def _readable(path: Path) -> bool:

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stx import domains, images, weights
-from stx.classifier import AttributeClassifier
 from stx.identity import IdentityNet
 from stx.perceptual import WeightsError
 from stx.style_transformer import StyleTransformer
@@ -77,10 +76,6 @@ class Pipeline:
         g = self.generator
         z = torch.randn(count, g.w_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
         return g.broadcast(g.truncate(g.mapping(z), psi, self.encoder.latent_avg))
-
-    def classifier(self) -> AttributeClassifier:
-        """The domain's attribute classifier."""
-        return weights.load(self.folder / "classifier", self.device)
 
     def identity(self) -> IdentityNet | None:
         """The domain's identity network, None where the domain has none."""

@@ -93,12 +93,6 @@ def train(
     return pd.DataFrame(rows)
 
 
-def finished(folder: str | Path) -> int:
-    """The number of steps of the checkpoint in a folder; 0 without one."""
-    path = Path(folder) / "state.pt"
-    return load_state(path)["step"] if path.exists() else 0
-
-
 def load_state(path: Path) -> dict:
     """A training checkpoint, read without executing anything. Raises `TrainingError` when it is damaged."""
     try:

@@ -119,7 +119,7 @@ def folder(tmp_path, picture):
 
 def test_folder_is_a_domain(folder):
     domain = domains.load(folder, resolution=16)
-    assert (domain.resolution, domain.num_ws, domain.attributes) == (16, 6, ())
+    assert (domain.resolution, domain.attributes) == (16, ())
     splits = {name: domain.split(name) for name in ("train", "val", "test")}
     names = [n for data in splits.values() for n in data.names]
     assert len(names) == len(set(names)) == 60

@@ -15,7 +15,7 @@ import torch
 from stx.domains import Dataset
 from stx.gan import GanTask
 from stx.stylegan2 import Discriminator, Generator
-from stx.training import TrainingError, finished, load_state, train, whole_file
+from stx.training import TrainingError, load_state, train, whole_file
 
 STEPS = 12
 WORKER = """
@@ -45,6 +45,10 @@ def run(folder: Path, steps: int = STEPS, task: GanTask | None = None, **kwargs)
     return train(
         task or tiny_gan(), folder=folder, steps=steps, config={"tiny": 1}, save_every=3, log_every=2, **kwargs
     )
+
+
+def finished(folder: Path) -> int:
+    return load_state(folder / "state.pt")["step"]
 
 
 def assert_same(a, b, where=""):
