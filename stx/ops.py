@@ -29,8 +29,9 @@ def upfirdn2d(
     up: tuple[int, int] = (1, 1),
     down: tuple[int, int] = (1, 1),
     pad: tuple[int, int, int, int] = (0, 0, 0, 0),
+    bias: Float[Tensor, "c"] | None = None,
 ) -> Float[Tensor, "b c out_h out_w"]:
-    """Upsample with zeros, pad, filter, keep every `down`-th sample.
+    """Upsample with zeros, pad, filter, keep every `down`-th sample, add `bias`.
 
     up, down: factors for (x, y). pad: (left, right, top, bottom) of the upsampled picture; negative numbers crop.
     The filter is a true convolution (the kernel is flipped). Raises `ValueError` when nothing would be left.
@@ -44,9 +45,11 @@ def upfirdn2d(
         zeros = x.new_zeros(b, c, h, uy, w, ux)
         zeros[:, :, :, 0, :, 0] = x
         x = zeros.reshape(b, c, h * uy, w * ux)
-    x = F.pad(x, pad)
+    even = pad[0] == pad[1] >= 0 and pad[2] == pad[3] >= 0  # then the convolution pads by itself, without a copy
+    x = x if even else F.pad(x, pad)
     weight = kernel.to(x.dtype).flip(0, 1).expand(c, 1, kh, kw)
-    return F.conv2d(x, weight, stride=(down[1], down[0]), groups=c)
+    padding = (pad[2], pad[0]) if even else 0
+    return F.conv2d(x, weight, bias, stride=(down[1], down[0]), padding=padding, groups=c)
 
 
 def fused_leaky_relu(x: Tensor, bias: Tensor | None = None, *, slope: float = LEAKY_SLOPE, gain: float = LEAKY_GAIN):
@@ -75,9 +78,7 @@ def modulated_conv2d(
     k = weight.shape[-1]
     x = x * style[:, :, None, None]
     if up:
-        slack = fir.shape[0] - 2 - (k - 1)
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-        x = upfirdn2d(x, fir, pad=((slack + 1) // 2 + 1, slack // 2 + 1) * 2)
+        x = up_conv2d(x, weight, fir)
     elif down:
         slack = fir.shape[0] - 2 + (k - 1)
         x = F.conv2d(upfirdn2d(x, fir, pad=((slack + 1) // 2, slack // 2) * 2), weight, stride=2)
@@ -87,6 +88,28 @@ def modulated_conv2d(
         power = weight.square().sum((2, 3))  # [o, i]
         x = x * torch.rsqrt(style.square() @ power.T + EPSILON)[:, :, None, None]
     return x
+
+
+def up_conv2d(
+    x: Float[Tensor, "b i h w"],
+    weight: Float[Tensor, "o i k k"],
+    fir: Float[Tensor, "f f"],
+    bias: Float[Tensor, "o"] | None = None,
+) -> Float[Tensor, "b o out_h out_w"]:
+    """Transposed convolution to twice the resolution, then the low-pass filter, then the bias."""
+    slack = fir.shape[0] - 2 - (weight.shape[-1] - 1)
+    x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    return upfirdn2d(x, fir, pad=((slack + 1) // 2 + 1, slack // 2 + 1) * 2, bias=bias)
+
+
+def folded_weight(
+    weight: Float[Tensor, "o i k k"], style: Float[Tensor, "i"], *, demodulate: bool = True, gain: float = 1.0
+) -> Float[Tensor, "o i k k"]:
+    """The weight that makes a plain convolution of `modulated_conv2d` for one picture, times `gain`."""
+    weight = weight * style[:, None, None]
+    if demodulate:
+        gain = gain * torch.rsqrt(weight.square().sum((1, 2, 3)) + EPSILON)[:, None, None, None]
+    return weight * gain
 
 
 class EqualLinear(nn.Module):

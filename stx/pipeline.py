@@ -75,7 +75,7 @@ class Pipeline:
         """Codes of `count` random z, truncated towards the average by `psi` (1: not at all)."""
         g = self.generator
         z = torch.randn(count, g.w_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
-        return g.broadcast(g.truncate(g.mapping(z), psi, self.encoder.latent_avg))
+        return g.broadcast(g.truncate(g.mapping(z), psi, g.w_avg()))
 
     def identity(self) -> IdentityNet | None:
         """The domain's identity network, None where the domain has none."""
@@ -103,10 +103,9 @@ def check_fit(generator: Generator, encoder: StyleTransformer, domain: domains.D
     """Raises `WeightsError` when networks of different sizes are combined."""
     if generator.size != domain.resolution:
         raise WeightsError(f"the generator draws {generator.size} pixels, the domain has {domain.resolution}")
-    _, num_ws, w_dim = encoder.encoder.z.shape
-    if (num_ws, w_dim) != (generator.num_ws, generator.w_dim):
+    if (encoder.num_ws, encoder.w_dim) != (generator.num_ws, generator.w_dim):
         raise WeightsError(
-            f"the encoder gives codes of {num_ws} x {w_dim}, the generator takes {generator.num_ws} x {generator.w_dim}"
+            f"the encoder gives codes of {encoder.num_ws} x {encoder.w_dim}, the generator takes {generator.num_ws} x {generator.w_dim}"
         )
 
 

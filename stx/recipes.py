@@ -135,6 +135,7 @@ def train_generator(
     config = {"domain": domain.name, "resolution": domain.resolution} | _without(recipe, "steps")
     config |= {} if start is None else {"start": [fingerprint(net) for net in start]}
     log = _train(task, recipe, folder, config, evaluate=sheet, evaluate_every=evaluate_every)
+    task.average.latent_avg.copy_(task.average.mean_w())
     return task.average, task.discriminator.eval(), log
 
 

@@ -72,36 +72,50 @@ class StyleTransformer(nn.Module):
     """Picture to W+ code: the encoder, its own copy of the mapping network, and the average code.
 
     num_ws, n_mlp: tokens and mapping depth of the generator; widths, units: of the backbone, the last width being the
-    generator's w_dim. The buffer `latent_avg [w_dim]` is added to every token of the output.
+    generator's w_dim. queries: learnt tokens, `num_ws` unless the checkpoint has more (released files have 18 for every
+    resolution): all attend to each other, the first `num_ws` are the code. The buffer `latent_avg [num_ws, w_dim]` is
+    added to the output.
     """
 
-    def __init__(self, *, num_ws: int, n_mlp: int, widths: Sequence[int], units: Sequence[int]):
+    def __init__(
+        self, *, num_ws: int, n_mlp: int, widths: Sequence[int], units: Sequence[int], queries: int | None = None
+    ):
         super().__init__()
-        self.config = {"num_ws": num_ws, "n_mlp": n_mlp, "widths": list(widths), "units": list(units)}
-        self.encoder = StyleTransformerEncoder(num_ws=num_ws, widths=widths, units=units)
+        queries = queries or num_ws
+        if queries < num_ws:
+            raise ValueError(f"{queries} queries cannot give {num_ws} tokens")
+        self.num_ws, self.w_dim = num_ws, widths[-1]
+        self.config = {
+            "num_ws": num_ws,
+            "n_mlp": n_mlp,
+            "widths": list(widths),
+            "units": list(units),
+            "queries": queries,
+        }
+        self.encoder = StyleTransformerEncoder(num_ws=queries, widths=widths, units=units)
         self.style = mapping_network(widths[-1], n_mlp)
-        self.register_buffer("latent_avg", torch.zeros(widths[-1]))
+        self.register_buffer("latent_avg", torch.zeros(num_ws, widths[-1]))
 
     @classmethod
     def for_generator(
-        cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int], latent_avg: Tensor | None = None
+        cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int]
     ) -> "StyleTransformer":
         """A new one that starts from the generator's mapping network, which is then trained with it (section 3.2).
 
-        latent_avg: computed by sampling when absent. Raises `ValueError` when the last width is not w_dim.
+        Raises `ValueError` when the last width is not the generator's w_dim.
         """
         if widths[-1] != generator.w_dim:
             raise ValueError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
         net = cls(num_ws=generator.num_ws, n_mlp=generator.config["n_mlp"], widths=widths, units=units)
         net.style.load_state_dict(generator.style.state_dict())
-        net.latent_avg.copy_(generator.mean_w() if latent_avg is None else latent_avg)
+        net.latent_avg.copy_(generator.w_avg())
         return net
 
-    def queries(self) -> Float[Tensor, "num_ws w_dim"]:
+    def queries(self) -> Float[Tensor, "queries w_dim"]:
         """The initial style tokens: z through the mapping network."""
         return self.style(self.encoder.z[0])
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
         """The W+ codes of pictures in [-1, 1]."""
         query = self.queries().expand(len(image), -1, -1)
-        return self.encoder(image, query) + self.latent_avg
+        return self.encoder(image, query)[:, : self.num_ws] + self.latent_avg

@@ -9,21 +9,27 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.ops import (
     EPSILON,
+    LEAKY_GAIN,
+    LEAKY_SLOPE,
     EqualConv2d,
     EqualLinear,
     FusedLeakyReLU,
     Resample,
     fir_kernel,
+    folded_weight,
     modulated_conv2d,
+    up_conv2d,
 )
 
 NOISE_MODES = ("random", "const", "none")
 MAPPING_LR_MUL = 0.01
+ALONE = 256  # pixels from which pictures are drawn one by one when no gradient is wanted: see `StyledConv.folded`
 STDDEV_GROUP = 4  # samples whose standard deviation the discriminator sees
 
 
@@ -97,10 +103,21 @@ class StyledConv(nn.Module):
         self.activate = FusedLeakyReLU(out_channels)
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        if len(x) == 1 and not torch.is_grad_enabled():
+            return self.folded(x, style, noise)
         x = self.conv(x, style)
         if noise is not None:
             x = x + self.noise.weight * noise
         return self.activate(x)
+
+    def folded(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        """The same for one picture, all factors folded into the weight: two passes over the output instead of seven."""
+        conv, bias = self.conv, self.activate.bias * LEAKY_GAIN
+        weight = folded_weight(conv.weight[0] * conv.scale, style[0], gain=LEAKY_GAIN)
+        x = up_conv2d(x, weight, conv.blur.kernel, bias) if conv.up else F.conv2d(x, weight, bias, padding=1)
+        if noise is not None:
+            x.add_(noise * (self.noise.weight * LEAKY_GAIN))
+        return F.leaky_relu_(x, LEAKY_SLOPE)
 
 
 class ToRGB(nn.Module):
@@ -114,7 +131,11 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
 
     def forward(self, x: Tensor, style: Tensor, skip: Tensor | None = None) -> Tensor:
-        rgb = self.conv(x, style) + self.bias
+        if len(x) == 1 and not torch.is_grad_enabled():
+            weight = folded_weight(self.conv.weight[0] * self.conv.scale, style[0], demodulate=False)
+            rgb = F.conv2d(x, weight, self.bias.flatten())
+        else:
+            rgb = self.conv(x, style) + self.bias
         return rgb if skip is None else rgb + self.upsample(skip)
 
 
@@ -123,7 +144,7 @@ class Generator(nn.Module):
 
     size: resolution. channel_base, channel_max: channels at resolution r are min(channel_base / r, channel_max).
     `ws [b, num_ws, w_dim]` has one token per style layer; a style layer per convolution, and the last token of each
-    resolution also feeds the first convolution of the next one's ToRGB.
+    resolution also feeds the first convolution of the next one's ToRGB. Buffer `latent_avg [w_dim]`: the average w.
     """
 
     def __init__(
@@ -156,6 +177,7 @@ class Generator(nn.Module):
             self.to_rgbs.append(ToRGB(o, z_dim))
         for layer, r in enumerate(self.noise_sizes()):
             self.noises.register_buffer(f"noise_{layer}", torch.randn(1, 1, r, r))
+        self.register_buffer("latent_avg", torch.zeros(z_dim))  # zeros: not known
 
     def noise_sizes(self) -> list[int]:
         """The side of each noise map: 4, 8, 8, 16, 16, ..."""
@@ -176,10 +198,14 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def mean_w(self, samples: int = 10_000, seed: int = 0) -> Float[Tensor, "w_dim"]:
-        """The average w, by sampling: `latent_avg` where a checkpoint lacks it. The same for the same seed."""
+        """The average w, by sampling. The same for the same seed."""
         like = self.style[1].weight
         z = torch.randn(samples, self.w_dim, generator=torch.Generator().manual_seed(seed))
         return self.mapping(z.to(like)).mean(0)
+
+    def w_avg(self) -> Float[Tensor, "w_dim"]:
+        """The average w: `latent_avg` as the checkpoint has it, else by sampling."""
+        return self.latent_avg if self.latent_avg.any() else self.mean_w()
 
     def style_layers(self) -> list[tuple[str, ModulatedConv2d, int]]:
         """(name, layer, its token) in the order of use: conv1, to_rgb1, convs.0, convs.1, to_rgbs.0, ..."""
@@ -219,6 +245,16 @@ class Generator(nn.Module):
         """The picture of StyleSpace vectors as `styles` gives them."""
         batch = len(styles["conv1"])
         maps = self._noise_maps(noise, batch)
+        if batch > 1 and self.size >= ALONE and not torch.is_grad_enabled():
+            parts = []
+            for i in range(batch):
+                own = [m if m is None or len(m) == 1 else m[i : i + 1] for m in maps]
+                parts.append(self._draw({name: s[i : i + 1] for name, s in styles.items()}, own))
+            return torch.cat(parts)
+        return self._draw(styles, maps)
+
+    def _draw(self, styles: dict[str, Tensor], maps: Sequence[Tensor | None]) -> Tensor:
+        batch = len(styles["conv1"])
         x = self.input.input.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.conv1(x, styles["conv1"], maps[0])
         rgb = self.to_rgb1(x, styles["to_rgb1"])

@@ -71,7 +71,7 @@ def test_unfit_codes(pipe):
 def test_sampling_and_truncation(pipe):
     a, b = pipe.sample(4, seed=1), pipe.sample(4, seed=1, psi=0.5)
     assert torch.equal(a, pipe.sample(4, seed=1))
-    torch.testing.assert_close(b, pipe.encoder.latent_avg + 0.5 * (a - pipe.encoder.latent_avg))
+    torch.testing.assert_close(b, pipe.generator.w_avg() + 0.5 * (a - pipe.generator.w_avg()))
 
 
 def test_noise_modes(pipe):
