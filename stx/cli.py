@@ -1,4 +1,4 @@
-"""The command line: `stx invert PHOTO... --out DIR` and `stx run NOTEBOOK`."""
+"""The command line: `stx invert`, `run`, `convert`, `export`, `weights`."""
 
 import argparse
 import logging
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+import torch
 
-from stx import images, notebooks, pipeline
+from stx import checkpoints, images, notebooks, pipeline, weights
 from stx.domains import DomainError
 from stx.figures import progress
-from stx.perceptual import WeightsError
+from stx.pickles import WeightsError
 from stx.training import TrainingError
 
 ERRORS = (images.ImageError, DomainError, WeightsError, TrainingError, notebooks.NotebookError, ValueError, OSError)
@@ -37,6 +38,18 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--domain", default="avatars", help="'avatars' or a folder of pictures with trained networks")
     invert.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     invert.set_defaults(command=_invert)
+
+    convert = commands.add_parser("convert", help="public checkpoints to safetensors; nothing in them is executed")
+    convert.add_argument("file", type=Path, metavar="FILE")
+    convert.add_argument("--to", choices=["safetensors"], default="safetensors")
+    convert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets a folder per network: data/ffhq")
+    convert.set_defaults(command=_convert)
+
+    export = commands.add_parser("export", help="networks of ours as a public checkpoint")
+    export.add_argument("folder", type=Path, metavar="DIR", help="a folder of networks: data/avatars")
+    export.add_argument("--to", choices=["rosinality", "official"], required=True)
+    export.add_argument("--out", required=True, type=Path, metavar="FILE")
+    export.set_defaults(command=_export)
 
     run = commands.add_parser("run", help="execute a notebook with parameters")
     run.add_argument("notebook", type=Path)
@@ -67,6 +80,26 @@ def _invert(options: argparse.Namespace) -> int:
         f"{len(paths) - failed} of {len(paths)} pictures inverted; input beside inversion, and codes, in {options.out}"
     )
     return 0 if not failed else 1 if failed < len(paths) else 2
+
+
+def _convert(options: argparse.Namespace) -> int:
+    found = checkpoints.read(options.file)
+    for name, net in found.networks.items():
+        notes = {"kind": found.kind, "file": options.file.name, "sha256": weights.sha256(options.file), **found.notes}
+        weights.save(net, options.out / name, notes=notes, dtype=torch.float32)
+        print(f"{found.kind}: {options.out / name}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    names = ("generator", "discriminator", "style_transformer")
+    networks = {name: weights.load(options.folder / name) for name in names if (options.folder / name).is_dir()}
+    notes = (
+        weights.read_config(options.folder / "style_transformer")["notes"] if "style_transformer" in networks else {}
+    )
+    checkpoints.export(networks, options.to, options.out, notes)
+    print(f"{', '.join(networks)} in {options.to} form: {options.out}")
+    return 0
 
 
 def _unique_names(paths: list[Path]) -> list[str]:

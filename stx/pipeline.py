@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stx import domains, images, weights
 from stx.identity import IdentityNet
-from stx.perceptual import WeightsError
+from stx.pickles import WeightsError
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Generator
 
@@ -105,7 +105,8 @@ def check_fit(generator: Generator, encoder: StyleTransformer, domain: domains.D
         raise WeightsError(f"the generator draws {generator.size} pixels, the domain has {domain.resolution}")
     if (encoder.num_ws, encoder.w_dim) != (generator.num_ws, generator.w_dim):
         raise WeightsError(
-            f"the encoder gives codes of {encoder.num_ws} x {encoder.w_dim}, the generator takes {generator.num_ws} x {generator.w_dim}"
+            f"the encoder gives codes of {encoder.num_ws} x {encoder.w_dim}, "
+            f"the generator takes {generator.num_ws} x {generator.w_dim}"
         )
 
 

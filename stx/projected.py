@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.ops import EqualLinear
-from stx.perceptual import WeightsError
+from stx.pickles import WeightsError
 from stx.stylegan2 import ConvLayer, minibatch_stddev
 
 TAPS = {0: 16, 2: 24, 4: 40, 10: 112}  # block of EfficientNet-Lite0: channels, at 1/2, 1/4, 1/8 and 1/16 of the side

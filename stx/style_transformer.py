@@ -97,9 +97,7 @@ class StyleTransformer(nn.Module):
         self.register_buffer("latent_avg", torch.zeros(num_ws, widths[-1]))
 
     @classmethod
-    def for_generator(
-        cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int]
-    ) -> "StyleTransformer":
+    def for_generator(cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int]) -> "StyleTransformer":
         """A new one that starts from the generator's mapping network, which is then trained with it (section 3.2).
 
         Raises `ValueError` when the last width is not the generator's w_dim.

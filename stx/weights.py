@@ -4,6 +4,7 @@ A folder per network, `data/<domain>/<network>/`, with `model.safetensors` and `
 and where the weights come from (run, steps, commit, what was measured).
 """
 
+import hashlib
 import json
 import os
 import zlib
@@ -16,11 +17,15 @@ import torch
 from torch import nn
 
 from stx.classifier import AttributeClassifier
-from stx.identity import IdentityNet
-from stx.perceptual import WeightsError
+from stx.directions import Directions
+from stx.identity import IdentityNet, MobileFace, MoCo
+from stx.latent_classifier import LatentClassifier
+from stx.pickles import WeightsError
 from stx.projected import ProjectedDiscriminator
+from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
+from stx.tensors import check_state
 from stx.training import whole_file, write_text
 
 NETWORKS = {
@@ -30,6 +35,11 @@ NETWORKS = {
     "style_transformer": StyleTransformer,
     "classifier": AttributeClassifier,
     "identity": IdentityNet,
+    "moco": MoCo,
+    "mobileface": MobileFace,
+    "latent_classifier": LatentClassifier,
+    "reference_editor": ReferenceEditor,
+    "directions": Directions,
 }
 
 
@@ -91,6 +101,12 @@ def fingerprint(net: nn.Module) -> str:
     return f"{crc:08x}"
 
 
+def sha256(path: str | Path) -> str:
+    """The checksum of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_config(folder: str | Path) -> dict:
     """The `config.json` of a network's folder. Raises `WeightsError` when it is missing or damaged."""
     path = Path(folder) / "config.json"
@@ -100,19 +116,3 @@ def read_config(folder: str | Path) -> dict:
         raise WeightsError(f"{path}: missing; this folder holds no network of ours") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: not readable ({error}); fetch it again") from None
-
-
-def check_state(given: dict, expected: dict, source: str) -> None:
-    """Raises `WeightsError` naming the first tensors that are missing, unexpected or of another shape."""
-    missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
-    shapes = [
-        f"{k} is {list(given[k].shape)} instead of {list(expected[k].shape)}"
-        for k in sorted(given.keys() & expected.keys())
-        if given[k].shape != expected[k].shape
-    ]
-    problems = []
-    for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
-        if names:
-            problems.append(f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
-    if problems:
-        raise WeightsError(f"{source} does not fit the network: tensors {'; '.join(problems)}")

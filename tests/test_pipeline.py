@@ -5,7 +5,7 @@ import torch
 import stx
 from stx import cli, images, pipeline, weights
 from stx.domains import DomainError
-from stx.perceptual import WeightsError
+from stx.pickles import WeightsError
 from stx.stylegan2 import Generator
 from tests.conftest import SIZE
 

@@ -5,7 +5,7 @@ import safetensors.torch
 import torch
 
 from stx import weights
-from stx.perceptual import WeightsError
+from stx.pickles import WeightsError
 from stx.projected import ProjectedDiscriminator
 
 
