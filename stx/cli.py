@@ -1,4 +1,4 @@
-"""The command line: `stx invert`, `run`, `convert`, `export`, `weights`."""
+"""The command line: `stx invert`, `train`, `convert`, `export`, `weights`, `run`."""
 
 import argparse
 import logging
@@ -9,9 +9,9 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from stx import checkpoints, images, notebooks, pipeline, weights
+from stx import checkpoints, domains, images, notebooks, pipeline, recipes, weights
 from stx.domains import DomainError
-from stx.figures import progress
+from stx.figures import progress, provenance
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
@@ -35,9 +35,23 @@ def _parser() -> argparse.ArgumentParser:
     invert = commands.add_parser("invert", help="find the codes of pictures and draw them again")
     invert.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files or folders of them")
     invert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png and NAME.safetensors")
-    invert.add_argument("--domain", default="avatars", help="'avatars' or a folder of pictures with trained networks")
+    invert.add_argument("--domain", default="avatars", help="avatars, ffhq, cars or a folder of pictures")
     invert.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     invert.set_defaults(command=_invert)
+
+    train = commands.add_parser("train", help="train a network for a domain; goes on where it stopped")
+    train.add_argument("network", choices=["generator", "encoder"])
+    train.add_argument("domain", help="a folder of pictures, ffhq or cars")
+    train.add_argument("--steps", type=int, help="updates in all (default: of the avatars)")
+    train.add_argument("--batch", type=int, default=16, help="pictures per update")
+    train.add_argument("--resolution", type=int, help="side of a new generator's pictures (default 64)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="checkpoints, samples, log")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    train.set_defaults(command=_train)
+
+    listed = commands.add_parser("weights", help="what is in data/, what is missing and where it is published")
+    listed.set_defaults(command=_weights)
 
     convert = commands.add_parser("convert", help="public checkpoints to safetensors; nothing in them is executed")
     convert.add_argument("file", type=Path, metavar="FILE")
@@ -73,13 +87,45 @@ def _invert(options: argparse.Namespace) -> int:
             failed += 1
             continue
         ws = pipe.invert(image)
-        pair = np.concatenate(list(images.to_uint8(image.cpu())) + list(images.to_uint8(pipe.synthesize(ws))), axis=1)
+        pair = np.concatenate([*images.to_uint8(image), *images.to_uint8(pipe.redraw(ws))], axis=1)
         images.save_image(pair, options.out / f"{name}.png")
         safetensors.torch.save_file({"ws": ws[0].cpu().contiguous()}, options.out / f"{name}.safetensors")
     print(
         f"{len(paths) - failed} of {len(paths)} pictures inverted; input beside inversion, and codes, in {options.out}"
     )
     return 0 if not failed else 1 if failed < len(paths) else 2
+
+
+def _train(options: argparse.Namespace) -> int:
+    device = pipeline.pick_device(options.device)
+    domain = domains.load(options.domain, resolution=options.resolution)
+    home, run = domains.data_dir() / domain.name, options.runs / domain.name
+    given = {"batch": options.batch, "seed": options.seed} | ({"steps": options.steps} if options.steps else {})
+    record = provenance(command=f"stx train {options.network}", domain=domain.name, **given)
+    if options.network == "generator":
+        recipe = recipes.generator_recipe(domain, **given)
+        generator, discriminator, log = recipes.train_generator(domain, recipe, run / "generator", device=device)
+        done = {"generator": generator, "discriminator": discriminator}
+    else:
+        generator = weights.load(home / "generator", device)
+        identity = weights.load(home / "identity", device) if (home / "identity").is_dir() else None
+        recipe = recipes.encoder_recipe(domain, generator, **given)
+        encoder, log = recipes.train_encoder(
+            domain, generator, recipe, run / "style_transformer", identity=identity, device=device
+        )
+        done = {"style_transformer": encoder}
+    if not log.empty and int(log["step"].max()) < recipe.steps:
+        return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
+    for name, net in done.items():
+        weights.ship(net, home / name, log, record)
+        print(f"trained {name}: {home / name}")
+    return 0
+
+
+def _weights(options: argparse.Namespace) -> int:
+    table = weights.inventory()
+    print(table.to_string(index=False))
+    return 0 if not table["state"].str.startswith("damaged").any() else 1
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
-"""Domains: a set of pictures of one kind, with its resolution, attributes and splits.
+"""Domains: a set of pictures of one kind, with its sizes, attributes and splits.
 
-`avatars` is drawn on the fly and kept in a disk cache; any folder of pictures is a domain too. A domain is data: the
-rest of the package sees a `Domain` and its `Dataset`s and asks nothing about where they come from.
+`avatars` is drawn on the fly and kept in a disk cache; `ffhq` and `cars` are the paper's, their pictures in
+`data/<domain>/pictures`; any folder of pictures is a domain too. A domain is data: the rest of the package sees a
+`Domain` and its `Dataset`s and asks nothing about where they come from.
 """
 
 import csv
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
@@ -29,6 +31,12 @@ from stx.training import whole_file
 
 SHARD = 512  # avatars per cache file
 FOLDER_SPLITS = {"train": 0.80, "val": 0.05, "test": 0.15}
+SIZES = {  # side of the generator's square picture; height and width of what the encoder sees
+    "avatars": (avatars.RESOLUTION, (avatars.RESOLUTION, avatars.RESOLUTION)),
+    "ffhq": (1024, (256, 256)),
+    "cars": (512, (192, 256)),  # 512 x 384 cars between black bars
+}
+ENCODER_SIDE = 256  # the most pixels that an encoder sees of a larger picture
 
 
 class DomainError(ValueError):
@@ -62,48 +70,87 @@ class Dataset:
 class Domain:
     """What the rest of the package needs to know about a kind of picture.
 
-    resolution: side of the generator's square pictures, in pixels; attributes: names of the binary labels.
-    split: (name, count or None) -> Dataset, the first `count` pictures of a split or all of it.
+    resolution: side of the generator's square pictures, in pixels. input_size: (height, width) of the pictures that
+    encoders see and metrics compare. attributes: names of the binary labels. split: (name, count or None) -> Dataset,
+    the first `count` pictures of a split or all of it, at `input_size`; with `square=True` as the generator draws them.
     """
 
     name: str
     resolution: int
+    input_size: tuple[int, int]
     attributes: tuple[str, ...]
     split: Callable[..., Dataset]
+
+    def view(self, image: Float[Tensor, "b 3 resolution resolution"]) -> Float[Tensor, "b 3 h w"]:
+        """Drawn pictures as encoders see them: averaged down to the width of `input_size`, black bars cut off."""
+        height, width = self.input_size
+        if image.shape[-1] != width:
+            image = F.adaptive_avg_pool2d(image, (width, width))
+        bar = (width - height) // 2
+        return image[:, :, bar : bar + height]
 
 
 def load(name: str | Path, *, resolution: int | None = None, seed: int = 0) -> Domain:
     """The domain called `name`, or the one that a folder of pictures makes.
 
-    resolution: for a folder, the side its pictures are resized to (default 64). seed: of the avatars' drawing.
+    resolution: for a folder, the side of its generator's pictures (default: of its trained generator, else 64).
+    seed: of the avatars' drawing.
     Raises `DomainError` when it is neither, `ImageError` for a folder without pictures.
     """
-    if short_name(name) == "avatars":
-        if resolution not in (None, avatars.RESOLUTION):
-            raise DomainError(f"avatars are drawn at {avatars.RESOLUTION} pixels, not {resolution}")
-        return Domain("avatars", avatars.RESOLUTION, tuple(avatars.ATTRIBUTES), AvatarCache(seed).split)
-    resolution = resolution or 64
-    if resolution < 8 or resolution & (resolution - 1):
-        raise DomainError(f"resolution {resolution} is not a power of two of at least 8")
-    folder = Folder(Path(name), resolution)
-    return Domain(short_name(name), resolution, folder.attributes, folder.split)
+    short = short_name(name)
+    if short in SIZES and str(name) == short:
+        side, size = SIZES[short]
+        if resolution not in (None, side):
+            raise DomainError(f"{short} has {side} pixels, not {resolution}")
+        if short == "avatars":
+            return Domain(short, side, size, tuple(avatars.ATTRIBUTES), AvatarCache(seed).split)
+        home = data_dir() / short / "pictures"
+        if not home.is_dir():
+            return Domain(short, side, size, (), _without_pictures(home))
+        folder = Folder(home, side, size)
+        return Domain(short, side, size, folder.attributes, folder.split)
+    side = resolution or _trained_size(short) or 64
+    if side < 8 or side & (side - 1):
+        raise DomainError(f"resolution {side} is not a power of two of at least 8")
+    size = (min(side, ENCODER_SIDE),) * 2
+    folder = Folder(Path(name), side, size)
+    return Domain(short, side, size, folder.attributes, folder.split)
 
 
 def short_name(name: str | Path) -> str:
-    """What a domain is called, and its networks' folder below `data/`: "avatars", or the name of a folder of pictures.
+    """What a domain is called, and its networks' folder below `data/`: a known name, or that of a folder of pictures.
 
     Raises `DomainError` when there is no such folder.
     """
-    if str(name) == "avatars":
-        return "avatars"
+    if str(name) in SIZES:
+        return str(name)
     if not Path(name).is_dir():
-        raise DomainError(f"unknown domain {str(name)!r}: expected 'avatars' or a folder of pictures")
+        raise DomainError(f"unknown domain {str(name)!r}: expected {', '.join(SIZES)} or a folder of pictures")
     return Path(name).resolve().name
+
+
+def _trained_size(name: str) -> int | None:
+    try:
+        return json.loads((data_dir() / name / "generator" / "config.json").read_text())["args"]["size"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _without_pictures(home: Path) -> Callable[..., Dataset]:
+    def split(name: str, count: int | None = None, *, square: bool = False) -> Dataset:
+        raise DomainError(f"no pictures of this domain: put them into {home}/train, val and test")
+
+    return split
 
 
 def _known_split(name: str) -> None:
     if name not in FOLDER_SPLITS:
         raise DomainError(f"unknown split {name!r}: expected one of {', '.join(FOLDER_SPLITS)}")
+
+
+def data_dir() -> Path:
+    """Where weights lie: $STX_DATA, else `data/` beside the package."""
+    return Path(os.environ.get("STX_DATA") or Path(__file__).parent.parent / "data")
 
 
 def cache_dir() -> Path:
@@ -141,7 +188,7 @@ class AvatarCache:
         key = hashlib.sha256(json.dumps([seed, versions]).encode() + rules).hexdigest()[:12]
         self.seed, self.folder = seed, cache_dir() / f"avatars-{key}"
 
-    def split(self, name: str, count: int | None = None) -> Dataset:
+    def split(self, name: str, count: int | None = None, *, square: bool = False) -> Dataset:
         """The first `count` avatars of a split, drawn where the cache lacks them (one process per core)."""
         _known_split(name)
         size = avatars.SPLITS[name] if count is None else min(count, avatars.SPLITS[name])
@@ -204,8 +251,8 @@ def _readable(path: Path) -> bool:
 class Folder:
     """A folder of pictures, with an optional `labels.csv`: a column `file`, then one column of 0/1 per attribute."""
 
-    def __init__(self, path: Path, resolution: int):
-        self.path, self.resolution = path, resolution
+    def __init__(self, path: Path, resolution: int, input_size: tuple[int, int]):
+        self.path, self.resolution, self.input_size = path, resolution, input_size
         self.files = images.list_images(path)
         self.attributes, self.labels = _read_labels(path / "labels.csv", [self.name(f) for f in self.files])
 
@@ -213,19 +260,42 @@ class Folder:
         """The path below the folder, with forward slashes."""
         return file.relative_to(self.path).as_posix()
 
-    def split(self, name: str, count: int | None = None) -> Dataset:
-        """A stable share of the folder by a hash of the file name: adding a file never moves another one."""
+    def split(self, name: str, count: int | None = None, *, square: bool = False) -> Dataset:
+        """The pictures below `name/`; elsewhere a share by a hash of the file name: a new file moves no other one.
+
+        Without any for `val`, a twentieth of `train` is held out. Raises `DomainError` for an empty split.
+        """
         _known_split(name)
-        chosen = [i for i, file in enumerate(self.files) if _folder_split(self.name(file)) == name][:count]
+        names = [self.name(file) for file in self.files]
+        splits = [_folder_split(n) for n in names]
+        if "val" not in splits and "train" in splits:
+            order = sorted((zlib.crc32(n.encode()), i) for i, n in enumerate(names) if splits[i] == "train")
+            for _, i in order[: max(len(order) // 20, 1)]:
+                splits[i] = "val"
+        chosen = [i for i, split in enumerate(splits) if split == name][:count]
+        if not chosen:
+            raise DomainError(f"{self.path}: none of its {len(names)} pictures is in the split {name!r}; add pictures")
+        read = self._square if square else self._read
         return Dataset(
-            read=lambda i: images.resize(images.read_image(self.files[chosen[i]]), self.resolution, self.resolution),
-            names=[self.name(self.files[i]) for i in chosen],
+            read=lambda i: read(self.files[chosen[i]]),
+            names=[names[i] for i in chosen],
             labels=None if self.labels is None else self.labels[chosen],
         )
 
+    def _read(self, file: Path) -> np.ndarray:
+        return images.resize(images.read_image(file), *self.input_size)
+
+    def _square(self, file: Path) -> np.ndarray:
+        """As the generator draws it: black bars above and below where pictures are wider than high."""
+        height = self.resolution * self.input_size[0] // self.input_size[1]
+        bar = (self.resolution - height) // 2
+        return np.pad(images.resize(images.read_image(file), height, self.resolution), ((bar, bar), (0, 0), (0, 0)))
+
 
 def _folder_split(name: str) -> str:
-    position = zlib.crc32(name.encode()) / 2**32
+    first, position = name.split("/")[0], zlib.crc32(name.encode()) / 2**32
+    if "/" in name and first in FOLDER_SPLITS:
+        return first
     for split, share in FOLDER_SPLITS.items():
         if position < share:
             return split

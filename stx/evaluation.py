@@ -48,7 +48,7 @@ def measure(
     for i in progress(range(0, len(data), BATCH), desc="measuring", unit="batch"):
         part = _part(i, data)
         real = data.batch(part).to(pipe.device)
-        again = images.to_tensor(images.to_uint8(pipe.synthesize(ws[i : i + BATCH]))).to(pipe.device)
+        again = images.to_tensor(images.to_uint8(pipe.redraw(ws[i : i + BATCH]))).to(pipe.device)
         scores = {
             "L2": metrics.l2(real, again),
             "LPIPS-Alex": alex(again, real).flatten(),

@@ -3,6 +3,8 @@
 The paper's weights are 1.0, 0.8 and 0.1, its optimiser Ranger at 1e-4 with batches of 8.
 """
 
+from collections.abc import Callable
+
 import lpips
 import torch
 import torch.nn.functional as F
@@ -44,7 +46,8 @@ class InversionLoss(nn.Module):
 class InversionTask:
     """Trains an encoder so that the frozen generator draws its input again (a `training.Task`).
 
-    encoder: pictures to W+ codes. lr may fall linearly to zero over the last `decay` share of `steps`.
+    encoder: pictures to W+ codes. view: drawn pictures to the size of the data (`Domain.view`). lr may fall linearly to
+    zero over the last `decay` share of `steps`.
     """
 
     def __init__(
@@ -59,10 +62,11 @@ class InversionTask:
         lr: float = 1e-4,
         decay: float = 0.0,
         mirror: bool = False,
+        view: Callable[[Tensor], Tensor] = lambda image: image,
         seed: int = 0,
         device: str = "cpu",
     ):
-        self.encoder = encoder.to(device)
+        self.encoder, self.view = encoder.to(device), view
         self.generator = generator.to(device).eval().requires_grad_(False)
         self.loss, self.data, self.batch, self.mirror = loss.to(device), data, batch, mirror
         self.seed, self.device = seed, device
@@ -78,13 +82,17 @@ class InversionTask:
         """Data positions of batch `step`."""
         return batch_positions(len(self.data), self.batch, step, self.seed).tolist()
 
+    def redraw(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The generator's pictures of the codes that the encoder finds."""
+        return self.view(self.generator(self.encoder(image), noise="const"))
+
     def step(self, step: int) -> dict[str, float]:
         """One update."""
         self.encoder.train()
         image = self.data.batch(self.positions(step)).to(self.device)
         if self.mirror:
             image = torch.where(torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5, image.flip(3), image)
-        total, parts = self.loss(image, self.generator(self.encoder(image), noise="const"))
+        total, parts = self.loss(image, self.redraw(image))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()
@@ -98,7 +106,7 @@ class InversionTask:
         sums: dict[str, float] = {}
         for first in range(0, len(data), batch):
             image = data.batch(range(first, min(first + batch, len(data)))).to(self.device)
-            parts = self.loss.parts(image, self.generator(self.encoder(image), noise="const"))
+            parts = self.loss.parts(image, self.redraw(image))
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value.sum().item()
         means = {name: total / len(data) for name, total in sums.items()}

@@ -16,6 +16,7 @@ from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Generator
 
 BATCH = 64
+VIEWED = 8  # pictures drawn at full size at a time
 
 
 def pick_device(device: str = "auto") -> str:
@@ -37,17 +38,17 @@ class Pipeline:
     generator: Generator
     encoder: StyleTransformer
     device: str = "cpu"
-    folder: Path = field(default_factory=weights.data_dir)
+    folder: Path = field(default_factory=domains.data_dir)
 
     def images(self, pictures) -> Float[Tensor, "b 3 h w"]:
         """Pictures of any kind as the encoder takes them: paths, uint8 `[h, w, 3]` arrays, or a tensor in [-1, 1].
 
-        Files and arrays are resized to the domain's resolution. Raises `ImageError` naming an unusable one.
+        Files and arrays are resized to the domain's `input_size`. Raises `ImageError` naming an unusable one.
         """
-        size = self.domain.resolution
+        height, width = self.domain.input_size
         if isinstance(pictures, Tensor):
-            if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, size, size):
-                raise ValueError(f"pictures of shape {tuple(pictures.shape)}: expected [batch, 3, {size}, {size}]")
+            if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, height, width):
+                raise ValueError(f"pictures of shape {tuple(pictures.shape)}: expected [batch, 3, {height}, {width}]")
             if not pictures.is_floating_point():
                 raise ValueError(f"pictures of type {pictures.dtype}: expected floats in [-1, 1]")
             return pictures.to(self.device)
@@ -56,7 +57,7 @@ class Pipeline:
         arrays = [p if isinstance(p, np.ndarray) else images.read_image(p) for p in pictures]
         if not arrays:
             raise ValueError("no pictures given")
-        return images.to_tensor(np.stack([images.resize(a, size, size) for a in arrays])).to(self.device)
+        return images.to_tensor(np.stack([images.resize(a, height, width) for a in arrays])).to(self.device)
 
     @torch.no_grad()
     def invert(self, pictures) -> Float[Tensor, "b num_ws w_dim"]:
@@ -69,6 +70,10 @@ class Pipeline:
         self.generator.check_ws(ws)
         parts = [self.generator(part, noise=noise) for part in ws.to(self.device).split(BATCH)]
         return torch.cat(parts).clamp(-1, 1)
+
+    def redraw(self, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b 3 h w"]:
+        """The pictures of codes as encoders see them: what is compared with `images`."""
+        return torch.cat([self.domain.view(self.synthesize(part)) for part in ws.split(VIEWED)])
 
     @torch.no_grad()
     def sample(self, count: int, *, psi: float = 1.0, seed: int = 0) -> Float[Tensor, "count num_ws w_dim"]:
@@ -86,12 +91,12 @@ class Pipeline:
 def load(domain: str | Path = "avatars", *, device: str = "auto", folder: str | Path | None = None) -> Pipeline:
     """The pipeline of a domain, with its trained weights.
 
-    domain: "avatars", or a folder of pictures. folder: where its networks lie (default `data/<domain>/`).
+    domain: "avatars", "ffhq", "cars", or a folder of pictures. folder: of its networks (default `data/<domain>/`).
     Raises `DomainError` for an unknown domain, `WeightsError` for missing or unfit weights.
     """
     device = pick_device(device)
     name = domains.short_name(domain)
-    folder = Path(folder) if folder else weights.data_dir() / name
+    folder = Path(folder) if folder else domains.data_dir() / name
     generator = weights.load(folder / "generator", device)
     encoder = weights.load(folder / "style_transformer", device)
     found = domains.load(domain, resolution=generator.size)

@@ -5,7 +5,7 @@ network. Every function resumes from its folder.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,21 @@ class IdentityRecipe:
     seed: int = 0
 
 
+def generator_recipe(domain: Domain, **changes) -> GeneratorRecipe:
+    """The default recipe, its channels scaled to the domain's resolution; `changes` win."""
+    return replace(GeneratorRecipe(channel_base=32 * domain.resolution), **changes)
+
+
+def encoder_recipe(domain: Domain, generator: Generator, **changes) -> EncoderRecipe:
+    """The default recipe, its backbone sized by the codes and the pictures; `changes` win.
+
+    Codes of 512 and pictures of 256 pixels give IR-SE50.
+    """
+    w = generator.w_dim
+    units = (3, 4, 14, 3) if max(domain.input_size) > 128 else EncoderRecipe.units
+    return replace(EncoderRecipe(widths=(w // 8, w // 4, w // 2, w), units=units), **changes)
+
+
 def train_generator(
     domain: Domain,
     recipe: GeneratorRecipe,
@@ -109,7 +124,7 @@ def train_generator(
     start: networks whose weights to go on from instead of random ones. Sheets of samples go to `folder/samples`.
     """
     torch.manual_seed(recipe.seed)
-    data = domain.split("train")
+    data = domain.split("train", square=True)
     channels = {"channel_base": recipe.channel_base, "channel_max": recipe.channel_max}
     if recipe.projected:
         discriminator = ProjectedDiscriminator(size=domain.resolution)
@@ -128,7 +143,7 @@ def train_generator(
     )
 
     def sheet(step: int) -> dict[str, float]:
-        picture = images.grid(images.to_uint8(sample_images(task.average, SHEET)), 10)
+        picture = images.grid(images.to_uint8(sample_images(task.average, SHEET, view=domain.view)), 10)
         images.save_image(picture, Path(folder) / "samples" / f"{step:06d}.png")
         return {}
 
@@ -164,6 +179,7 @@ def train_encoder(
         generator=generator,
         loss=InversionLoss(load_lpips("alex"), identity, {"l2": recipe.l2, "lpips": recipe.lpips, "id": recipe.id}),
         data=domain.split("train"),
+        view=domain.view,
         device=device,
         **_without(recipe, "widths", "units", "l2", "lpips", "id"),
     )
@@ -231,12 +247,17 @@ def person_pictures(split: str, people: int, looks: int, seed: int) -> np.ndarra
 
 
 @torch.no_grad()
-def sample_images(generator: Generator, count: int, *, seed: int = 0, batch: int = 50) -> torch.Tensor:
-    """Pictures of random z, not truncated, `[count, 3, size, size]`."""
+def sample_images(
+    generator: Generator, count: int, *, seed: int = 0, view: Callable | None = None, batch: int = 25
+) -> torch.Tensor:
+    """Pictures of random z, not truncated, `[count, 3, h, w]`, each batch through `view` (`Domain.view`)."""
     device = generator.input.input.device
     z = torch.randn(count, generator.w_dim, generator=torch.Generator().manual_seed(seed)).to(device)
-    parts = [generator(generator.broadcast(generator.mapping(part))) for part in z.split(batch)]
-    return torch.cat(parts).clamp(-1, 1)
+    parts = []
+    for part in z.split(batch):
+        image = generator(generator.broadcast(generator.mapping(part)))
+        parts.append((view(image) if view else image).clamp(-1, 1))
+    return torch.cat(parts)
 
 
 def features(pictures: Dataset | torch.Tensor, *, device: str = "cpu", batch: int = 64) -> np.ndarray:

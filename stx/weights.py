@@ -6,8 +6,8 @@ and where the weights come from (run, steps, commit, what was measured).
 
 import hashlib
 import json
-import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +18,7 @@ from torch import nn
 
 from stx.classifier import AttributeClassifier
 from stx.directions import Directions
+from stx.domains import data_dir
 from stx.identity import IdentityNet, MobileFace, MoCo
 from stx.latent_classifier import LatentClassifier
 from stx.pickles import WeightsError
@@ -43,11 +44,6 @@ NETWORKS = {
 }
 
 
-def data_dir() -> Path:
-    """Where weights lie: $STX_DATA, else `data/` beside the package."""
-    return Path(os.environ.get("STX_DATA") or Path(__file__).parent.parent / "data")
-
-
 def save(net: nn.Module, folder: str | Path, *, notes: dict | None = None, dtype: torch.dtype = torch.float16) -> None:
     """Writes `model.safetensors` (floating tensors as `dtype`) and `config.json`; an old pair survives a failure.
 
@@ -60,9 +56,8 @@ def save(net: nn.Module, folder: str | Path, *, notes: dict | None = None, dtype
     tensors = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
     with whole_file(folder / "model.safetensors") as part:
         safetensors.torch.save_file(tensors, part)
-    write_text(
-        folder / "config.json", json.dumps({"network": kind, "args": net.config, "notes": notes or {}}, indent=2)
-    )
+    config = {"network": kind, "args": net.config, "sha256": sha256(folder / "model.safetensors"), "notes": notes or {}}
+    write_text(folder / "config.json", json.dumps(config, indent=2))
 
 
 def load(folder: str | Path, device: str = "cpu") -> nn.Module:
@@ -85,6 +80,69 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
     check_state(tensors, net.state_dict(), str(path))
     net.load_state_dict(tensors)
     return net.to(device).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Public:
+    """A published file: which networks of a domain it gives, its usual name, and where it is published."""
+
+    domain: str
+    networks: tuple[str, ...]
+    file: str
+    where: str
+
+
+PUBLIC = (
+    Public(
+        "ffhq",
+        ("style_transformer", "generator"),
+        "style_transformer_ffhq.pt (the name is free)",
+        "github.com/sapphire497/style-transformer",
+    ),
+    Public(
+        "ffhq",
+        ("generator",),
+        "stylegan2-ffhq-config-f.pt",
+        "github.com/rosinality/stylegan2-pytorch, github.com/eladrich/pixel2style2pixel",
+    ),
+    Public("ffhq", ("generator",), "stylegan2-ffhq-config-f.pkl", "github.com/NVlabs/stylegan2"),
+    Public("ffhq", ("identity",), "model_ir_se50.pth", "github.com/eladrich/pixel2style2pixel"),
+    Public("ffhq", ("latent_classifier",), "LCNet_40 checkpoint", "never released"),
+    Public(
+        "cars",
+        ("style_transformer", "generator"),
+        "style_transformer_cars.pt (the name is free)",
+        "github.com/sapphire497/style-transformer",
+    ),
+    Public("cars", ("generator",), "stylegan2-car-config-f.pkl", "github.com/NVlabs/stylegan2"),
+    Public("cars", ("identity",), "moco_v2_800ep_pretrain.pt", "github.com/facebookresearch/moco"),
+)
+
+
+def inventory() -> pd.DataFrame:
+    """Every network in `data/` and every public one that is missing: domain, network, state, from."""
+    rows = []
+    for folder in sorted(path.parent for path in data_dir().glob("*/*/config.json")):
+        config = read_config(folder)
+        notes = config.get("notes") or {}
+        source = notes.get("file") or f"trained, {notes.get('steps', '?')} steps"
+        rows.append([folder.parent.name, folder.name, state_of(folder), source])
+    present = {(row[0], row[1]) for row in rows}
+    for public in PUBLIC:
+        for name in public.networks:
+            if (public.domain, name) not in present:
+                rows.append([public.domain, name, "missing", f"{public.file}: {public.where}"])
+    return pd.DataFrame(rows, columns=["domain", "network", "state", "from"])
+
+
+def state_of(folder: Path) -> str:
+    """ "ok", "present, no checksum on record", or what is wrong with the weights of a folder."""
+    path, expected = folder / "model.safetensors", read_config(folder).get("sha256")
+    if not path.is_file():
+        return "damaged: model.safetensors is missing"
+    if expected is None:
+        return "present, no checksum on record"
+    return "ok" if sha256(path) == expected else "damaged: another checksum than when it was written"
 
 
 def ship(net: nn.Module, folder: str | Path, log: pd.DataFrame, record: dict) -> None:

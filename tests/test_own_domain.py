@@ -1,0 +1,80 @@
+"""From a folder of somebody's pictures to figures: another drawn style, at toy length, by the documented commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import stx
+from stx import avatars, cli, domains, images, notebooks, weights
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def toons(tmp_path_factory):
+    """Sixty faces of DiceBear's toon-head, larger than the networks and not square, in a folder."""
+    folder = tmp_path_factory.mktemp("mine") / "toons"
+    for i in range(60):
+        picture = avatars.rasterise("toon-head", {"seed": f"toon {i}", "backgroundColor": ["b6e3f4"]}, resolution=96)
+        images.save_image(picture[:, 4:-4], folder / ("train" if i < 40 else "test") / f"{i:02d}.jpg")
+    return folder
+
+
+def test_folder_to_figures(toons, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
+    train = ["--batch", "4", "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    assert cli.main(["train", "encoder", str(toons), *train]) == 2  # no generator yet
+    assert "toons/generator/config.json: missing" in capsys.readouterr().err
+    assert cli.main(["train", "generator", str(toons), "--steps", "2", *train]) == 0
+    assert cli.main(["train", "generator", str(toons), "--steps", "3", *train]) == 0  # goes on
+    assert cli.main(["train", "encoder", str(toons), "--steps", "2", *train]) == 0
+    home = tmp_path / "data" / "toons"
+    assert weights.read_config(home / "generator")["notes"]["steps"] == 3
+    assert {p.name for p in home.iterdir()} == {"generator", "discriminator", "style_transformer"}
+    pipe = stx.load(toons, device="cpu")
+    assert pipe.redraw(pipe.invert(sorted((toons / "test").iterdir())[:2])).shape == (2, 3, 64, 64)
+    for name in ("00_domain", "01_generator", "02_train_inversion", "03_inversion_quality"):
+        given = {"domain": str(toons), "smoke": True, "out": str(tmp_path / "figures"), "device": "cpu"}
+        given |= {"runs": str(tmp_path / "runs")} if name[:2] != "03" else {}
+        notebooks.run(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", given, log_output=False)
+        assert list((tmp_path / "figures").glob(f"{name[:2]}_*.png"))
+    record = json.loads((tmp_path / "figures" / "03_quality.json").read_text())
+    assert record["parameters"]["domain"] == str(toons)
+    assert cli.main(["weights"]) == 0
+    listed = capsys.readouterr().out
+    assert "toons" in listed
+    assert "github.com/sapphire497/style-transformer" in listed
+    (home / "generator" / "model.safetensors").write_bytes(b"changed")
+    assert cli.main(["weights"]) == 1
+    assert "damaged: another checksum" in capsys.readouterr().out
+
+
+def test_splits_by_subfolder_and_bars(toons):
+    folder = domains.Folder(toons, 128, (48, 64))
+    train, val, test = (folder.split(name) for name in ("train", "val", "test"))
+    assert len(train) + len(val) == 40
+    assert 1 <= len(val) <= 6
+    assert all(name.startswith("train/") for name in val.names)
+    assert len(test) == 20
+    assert train.read(0).shape == (48, 64, 3)
+    square = folder.split("test", square=True).read(0)
+    assert square.shape == (128, 128, 3)
+    assert not square[:16].any()
+    assert not square[-16:].any()
+    assert square[16:112].mean() > 50
+
+
+def test_paper_domains_need_pictures_only_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("STX_DATA", str(tmp_path))
+    cars = domains.load("cars")
+    assert (cars.resolution, cars.input_size) == (512, (192, 256))
+    with pytest.raises(domains.DomainError, match=r"cars/pictures/train, val and test"):
+        cars.split("test")
+    images.save_image(
+        avatars.rasterise("toon-head", {"seed": "1"}, resolution=32), tmp_path / "cars/pictures/test/1.png"
+    )
+    assert domains.load("cars").split("test").read(0).shape == (192, 256, 3)
+    assert domains.load("ffhq").input_size == (256, 256)
+    with pytest.raises(domains.DomainError, match="ffhq has 1024 pixels, not 512"):
+        domains.load("ffhq", resolution=512)
