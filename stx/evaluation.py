@@ -1,6 +1,6 @@
 """One protocol for every encoder: invert a test set, measure each picture and the set, with intervals and cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ BETTER = {
     "L2": "lower",
     "LPIPS-Alex": "lower",
     "ID": "higher",
+    "ID-MoCo": "higher",
+    "ID-MobileFace": "higher",
     "MS-SSIM": "higher",
     "SWD": "lower",
     "FD-VGG16": "lower",
@@ -36,14 +38,16 @@ def invert_all(pipe: Pipeline, data: Dataset) -> Float[Tensor, "n num_ws w_dim"]
 
 @torch.no_grad()
 def measure(
-    pipe: Pipeline, data: Dataset, ws: Float[Tensor, "n num_ws w_dim"]
+    pipe: Pipeline, data: Dataset, ws: Float[Tensor, "n num_ws w_dim"], *, judges: Sequence[nn.Module] = ()
 ) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
     """Each picture against its inversion, and what the distances of sets need.
 
     Returns a table with a row per picture (name, L2, LPIPS-Alex, ID, MS-SSIM) and the VGG16 features and patch
     projections of real and inverted pictures. Inversions are rounded to 8 bits first, as files would be.
+    judges: more identity networks beside the domain's own; each has a column of its `metric` name.
     """
-    alex, vgg, identity = load_lpips("alex", pipe.device), load_lpips("vgg", pipe.device), pipe.identity()
+    alex, vgg, own = load_lpips("alex", pipe.device), load_lpips("vgg", pipe.device), pipe.identity()
+    judges = [*([own] if own is not None else []), *judges]
     rows, sets = [], {"real": [], "inverted": [], "real_patches": [], "inverted_patches": []}
     for i in progress(range(0, len(data), BATCH), desc="measuring", unit="batch"):
         part = _part(i, data)
@@ -52,7 +56,7 @@ def measure(
         scores = {
             "L2": metrics.l2(real, again),
             "LPIPS-Alex": alex(again, real).flatten(),
-            "ID": _similarity(identity, real, again),
+            **{judge.metric: F.cosine_similarity(judge(real), judge(again)) for judge in judges},
             "MS-SSIM": metrics.ms_ssim(again, real),
         }
         numbers = {name: value.cpu().numpy() for name, value in scores.items()}
@@ -77,9 +81,7 @@ def summarise(
         return metrics.sliced_wasserstein(*([level[chosen] for level in levels] for levels in patches))
 
     statistics: dict[str, Callable[[np.ndarray], float]] = {
-        name: _mean_of(table[name].to_numpy())
-        for name in ("L2", "LPIPS-Alex", "ID", "MS-SSIM")
-        if table[name].notna().all()
+        name: _mean_of(table[name].to_numpy()) for name in BETTER if name in table
     }
     statistics["SWD"] = swd
     statistics["FD-VGG16"] = lambda chosen: metrics.frechet_distance(real[chosen], inverted[chosen])
@@ -110,12 +112,6 @@ def cost(pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> pd.DataFrame:
 
 def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
     return lambda chosen: float(values[chosen].mean())
-
-
-def _similarity(identity: nn.Module | None, a: Tensor, b: Tensor) -> Tensor:
-    if identity is None:
-        return torch.full((len(a),), torch.nan)
-    return F.cosine_similarity(identity(a), identity(b))
 
 
 def _part(first: int, data: Dataset) -> range:

@@ -33,7 +33,7 @@ CALIBRATION = 64  # pictures on which the spread of ImageNet features is measure
 class GeneratorRecipe:
     """StyleGAN2 and its training (see `stx.gan.GanTask`)."""
 
-    steps: int = 5000
+    steps: int = 16000
     batch: int = 16
     lr: float = 2e-3
     z_dim: int = 256
@@ -55,7 +55,7 @@ class GeneratorRecipe:
 class EncoderRecipe:
     """Style Transformer and its training (see `stx.inversion.InversionTask`)."""
 
-    steps: int = 2400
+    steps: int = 4500
     batch: int = 16
     lr: float = 5e-4
     decay: float = 0.3
