@@ -55,7 +55,7 @@ class GeneratorRecipe:
 class EncoderRecipe:
     """Style Transformer and its training (see `stx.inversion.InversionTask`)."""
 
-    steps: int = 4500
+    steps: int = 4000
     batch: int = 16
     lr: float = 5e-4
     decay: float = 0.3
