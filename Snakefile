@@ -19,9 +19,11 @@ NOTEBOOKS = {
     "01_generator": "00_domain",
     "02_train_inversion": "01_generator",
     "03_inversion_quality": "01_generator",
+    "05_latent_classifier": "01_generator",
+    "06_label_editing": "05_latent_classifier",
     "10_photographs": "01_generator",
 }
-HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion"}
+HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion", "05_latent_classifier"}
 
 
 def before(wildcards):

@@ -23,7 +23,7 @@ from stx.directions import Directions
 from stx.identity import IdentityNet, MobileFace, MoCo
 from stx.latent_classifier import CELEBA, LatentClassifier
 from stx.ops import fir_kernel
-from stx.pickles import Persistent, TfNetwork, WeightsError, read_pickle, read_torch
+from stx.pickles import TORCH_MAGIC, Persistent, TfNetwork, WeightsError, read_pickle, read_torch
 from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
@@ -60,17 +60,19 @@ def read(path: str | Path) -> Found:
 
 
 def _content(path: Path) -> Any:
-    if path.suffix == ".json":
-        return _tfjs_arrays(path)
-    if path.suffix in (".npy", ".npz"):
-        try:
-            array = np.load(path, allow_pickle=False)
-            return array if isinstance(array, np.ndarray) else dict(array)
-        except (OSError, ValueError, EOFError) as error:
-            raise WeightsError(f"{path}: not a readable array file ({error}); fetch it again") from None
+    """What a file holds, by how it begins; names mislead."""
+    with open(path, "rb") as file:
+        head = file.read(16)
     if path.suffix == ".safetensors":
         raise WeightsError(f"{path}: already safetensors; put it with its config.json into data/<domain>/<network>/")
-    return read_pickle(path) if path.suffix in (".pkl", ".pickle") else read_torch(path)
+    if head.startswith(b"\x93NUMPY"):
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise WeightsError(f"{path}: not a readable array file ({error}); fetch it again") from None
+    if head.lstrip().startswith(b"{"):
+        return _tfjs_arrays(path)
+    return read_torch(path) if head.startswith(TORCH_MAGIC) else read_pickle(path)
 
 
 def _by_content(content: Any, source: str) -> Found:

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files or folders of them")
     invert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png and NAME.safetensors")
     invert.add_argument("--domain", default="avatars", help="avatars, ffhq, cars or a folder of pictures")
+    invert.add_argument("--align", action="store_true", help="photographs: invert each face, aligned as FFHQ's")
     invert.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     invert.set_defaults(command=_invert)
 
@@ -95,19 +96,25 @@ def _invert(options: argparse.Namespace) -> int:
     failed, names = 0, _unique_names(paths)
     for path, name in progress(list(zip(paths, names, strict=True)), desc="inverting", unit="img"):
         try:
-            image = pipe.images(path)
+            faces = align.faces_in(path, pipe.domain.resolution, device=pipe.device) if options.align else [path]
+            image = pipe.images(faces)
         except images.ImageError as error:
             print(f"stx: {error}", file=sys.stderr)
             failed += 1
             continue
         ws = pipe.invert(image)
-        pair = np.concatenate([*images.to_uint8(image), *images.to_uint8(pipe.redraw(ws))], axis=1)
-        images.save_image(pair, options.out / f"{name}.png")
-        safetensors.torch.save_file({"ws": ws[0].cpu().contiguous()}, options.out / f"{name}.safetensors")
+        for i, (given, drawn) in enumerate(zip(images.to_uint8(image), images.to_uint8(pipe.redraw(ws)), strict=True)):
+            stem = _numbered(name, i)
+            images.save_image(np.concatenate([given, drawn], axis=1), options.out / f"{stem}.png")
+            safetensors.torch.save_file({"ws": ws[i].cpu().contiguous()}, options.out / f"{stem}.safetensors")
     print(
         f"{len(paths) - failed} of {len(paths)} pictures inverted; input beside inversion, and codes, in {options.out}"
     )
     return _code(failed, len(paths))
+
+
+def _numbered(name: str, face: int) -> str:
+    return name if face == 0 else f"{name}-face{face + 1}"
 
 
 def _code(failed: int, count: int) -> int:
@@ -166,8 +173,8 @@ def _align(options: argparse.Namespace) -> int:
             print(f"stx: {error}", file=sys.stderr)
             failed += 1
             continue
-        for number, face in enumerate(faces, start=1):
-            images.save_image(face, options.out / (f"{name}.png" if number == 1 else f"{name}-face{number}.png"))
+        for i, face in enumerate(faces):
+            images.save_image(face, options.out / f"{_numbered(name, i)}.png")
     print(f"{len(paths) - failed} of {len(paths)} photographs had faces; crops of {options.size} px in {options.out}")
     return _code(failed, len(paths))
 
@@ -181,6 +188,7 @@ def _weights(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     found = checkpoints.read(options.file)
     for name, net in found.networks.items():
+        name = f"{name}-{options.file.stem}" if name == "directions" else name  # a domain has many of them
         notes = {"kind": found.kind, "file": options.file.name, "sha256": weights.sha256(options.file), **found.notes}
         weights.save(net, options.out / name, notes=notes, dtype=torch.float32)
         print(f"{found.kind}: {options.out / name}")

@@ -37,6 +37,25 @@ def invert_all(pipe: Pipeline, data: Dataset) -> Float[Tensor, "n num_ws w_dim"]
 
 
 @torch.no_grad()
+def judged(pipe: Pipeline, judge: nn.Module, ws: Float[Tensor, "n num_ws w_dim"]) -> np.ndarray:
+    """The image classifier's logits for the pictures of codes, `[n, attributes]`."""
+    return np.concatenate([judge(pipe.redraw(part)).cpu().numpy() for part in ws.split(BATCH)])
+
+
+def sampled_codes(
+    pipe: Pipeline, judge: nn.Module, count: int, *, seed: int = 0
+) -> tuple[Float[Tensor, "count num_ws w_dim"], np.ndarray]:
+    """Codes of random z on the CPU, and the labels that the image classifier gives to their pictures."""
+    ws = pipe.sample(count, seed=seed).cpu().contiguous()
+    return ws, judged(pipe, judge, ws) > 0
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve, NaN where only one label occurs."""
+    return metrics.roc_auc(scores[labels], scores[~labels]) if 0 < labels.sum() < len(labels) else float("nan")
+
+
+@torch.no_grad()
 def measure(
     pipe: Pipeline, data: Dataset, ws: Float[Tensor, "n num_ws w_dim"], *, judges: Sequence[nn.Module] = ()
 ) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:

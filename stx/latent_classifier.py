@@ -6,10 +6,13 @@ layers for each of 40 attributes; here all of them are one batched product.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from stx.domains import batch_positions
 
 SLOPE = 0.2
 CELEBA = (  # the forty, in CelebA's order
@@ -64,3 +67,96 @@ class LatentClassifier(nn.Module):
             x = F.leaky_relu(layer(x), SLOPE)
         embeddings = torch.einsum("bh,kdh->bkd", x, self.embedding_weight) + self.embedding_bias
         return (embeddings * self.logit_weight).sum(2) + self.logit_bias, embeddings
+
+
+class LatentClassifierTask:
+    """Trains a `LatentClassifier` on labelled codes (a `training.Task`).
+
+    noise: standard deviation added to codes, in units of each number's own. decay: of the weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        net: LatentClassifier,
+        ws: Float[Tensor, "n num_ws w_dim"],
+        labels: Bool[np.ndarray, "n attributes"],
+        batch: int = 128,
+        lr: float = 1e-3,
+        decay: float = 1e-2,
+        noise: float = 0.1,
+        steps: int = 1000,
+        seed: int = 0,
+        device: str = "cpu",
+    ):
+        self.net, self.ws, self.labels = net.to(device), ws, torch.from_numpy(labels).float()
+        self.batch, self.seed, self.device = batch, seed, device
+        self.noise = noise * ws.std(0).to(device)
+        self.optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps)
+
+    def positions(self, step: int) -> list[int]:
+        """Positions of batch `step` among the codes."""
+        return batch_positions(len(self.ws), self.batch, step, self.seed).tolist()
+
+    def step(self, step: int) -> dict[str, float]:
+        """One update."""
+        self.net.train()
+        where = self.positions(step)
+        ws = self.ws[where].to(self.device)
+        logits, _ = self.net(ws + self.noise * torch.randn_like(ws))
+        loss = F.binary_cross_entropy_with_logits(logits, self.labels[where].to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        return {"loss": loss.item()}
+
+    def state_dict(self) -> dict:
+        """Network, optimiser and schedule."""
+        return {name: getattr(self, name).state_dict() for name in ("net", "optimizer", "schedule")}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes back what `state_dict` gave."""
+        for name, value in state.items():
+            getattr(self, name).load_state_dict(value)
+
+
+@torch.no_grad()
+def predict(net: LatentClassifier, ws: Float[Tensor, "n num_ws w_dim"], batch: int = 1024) -> np.ndarray:
+    """Logits of many codes, `[n, attributes]`."""
+    net.eval()
+    device = net.logit_bias.device
+    return np.concatenate([net(part.to(device))[0].cpu().numpy() for part in ws.split(batch)])
+
+
+def calibrate(net: LatentClassifier, logits: np.ndarray, labels: Bool[np.ndarray, "n attributes"]) -> np.ndarray:
+    """Divides every attribute's logit by the temperature that fits held-out labels best (Guo et al. 2017).
+
+    The temperatures, one per attribute, are folded into the network's last layer and returned.
+    """
+    given, wanted = torch.from_numpy(logits).double(), torch.from_numpy(labels).double()
+    log_t = torch.zeros(given.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(given / log_t.exp(), wanted)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    temperature = log_t.detach().exp().clamp(0.05, 20)
+    scale = (1 / temperature).to(net.logit_bias)
+    with torch.no_grad():
+        net.logit_weight.mul_(scale[:, None])
+        net.logit_bias.mul_(scale)
+    return temperature.numpy()
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> np.ndarray:
+    """Expected calibration error per attribute: |share of positives - mean probability| over bins of probability."""
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    gaps = [np.abs(((labels - p) * (which == k)).sum(0)) for k in range(bins)]
+    return np.sum(gaps, axis=0) / len(p)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 ZIP_MAGIC = b"PK\x03\x04"
+TORCH_MAGIC = (ZIP_MAGIC, b"\x80\x02\x8a\nl\xfc\x9cF\xf9")  # of torch files, since 1.6 and before
 
 
 class WeightsError(RuntimeError):

@@ -4,7 +4,7 @@ The defaults are those of the shipped avatars weights. A recipe is stored in the
 network. Every function resumes from its folder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stx import avatars, images, metrics
+from stx import avatars, images, latent_classifier, metrics
 from stx.classifier import AttributeClassifier, ClassifierTask, predict
 from stx.domains import Dataset, Domain, DomainError, drawn
 from stx.gan import GanTask
 from stx.identity import IdentityNet, IdentityTask, redrawn, verification
 from stx.inversion import InversionLoss, InversionTask
+from stx.latent_classifier import LatentClassifier, LatentClassifierTask
 from stx.perceptual import load_lpips, vgg16_features
 from stx.projected import ProjectedDiscriminator
 from stx.style_transformer import StyleTransformer
@@ -92,6 +93,20 @@ class IdentityRecipe:
     dim: int = 128
     widths: tuple[int, ...] = (16, 32, 64, 128)
     units: tuple[int, ...] = (1, 1, 1, 1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LatentClassifierRecipe:
+    """Latent classifier and its training on codes; the sizes of the shared MLP are the paper's."""
+
+    steps: int = 2000
+    batch: int = 128
+    lr: float = 1e-3
+    decay: float = 1e-2
+    noise: float = 0.1
+    hidden: tuple[int, ...] = (2048, 512)
+    dim: int = 32
     seed: int = 0
 
 
@@ -207,6 +222,37 @@ def train_classifier(
         return {"val_accuracy": float(((predict(net, held_out) > 0) == held_out.labels).mean())}
 
     log = _train(task, recipe, folder, {"domain": domain.name} | asdict(recipe), evaluate=validate)
+    return net.eval(), log
+
+
+def train_latent_classifier(
+    attributes: Sequence[str],
+    train_codes: tuple[torch.Tensor, np.ndarray],
+    held_out: tuple[torch.Tensor, np.ndarray],
+    recipe: LatentClassifierRecipe,
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+) -> tuple[LatentClassifier, pd.DataFrame]:
+    """A latent classifier calibrated on held-out codes, and the log with the mean held-out accuracy.
+
+    train_codes, held_out: codes `[n, num_ws, w_dim]` and labels bool `[n, attributes]`.
+    """
+    torch.manual_seed(recipe.seed)
+    ws, labels = train_codes
+    net = LatentClassifier(
+        num_ws=ws.shape[1], w_dim=ws.shape[2], attributes=attributes, hidden=recipe.hidden, dim=recipe.dim
+    )
+    with torch.no_grad():  # codes have a mean far from zero: start where they are centred
+        net.fcs[0].bias.sub_(net.fcs[0].weight @ ws.mean(0).flatten().to(net.fcs[0].weight))
+    task = LatentClassifierTask(net=net, ws=ws, labels=labels, device=device, **_without(recipe, "hidden", "dim"))
+
+    def validate(step: int) -> dict[str, float]:
+        return {"val_accuracy": float(((latent_classifier.predict(net, held_out[0]) > 0) == held_out[1]).mean())}
+
+    config = asdict(recipe) | {"codes": len(ws), "sum": float(ws.double().sum())}
+    log = _train(task, recipe, folder, config, evaluate=validate, evaluate_every=500)
+    latent_classifier.calibrate(net, latent_classifier.predict(net, held_out[0]), held_out[1])
     return net.eval(), log
 
 

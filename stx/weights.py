@@ -171,6 +171,6 @@ def read_config(folder: str | Path) -> dict:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise WeightsError(f"{path}: missing; this folder holds no network of ours") from None
+        raise WeightsError(f"{path}: missing; this folder holds no network of ours (see `stx weights`)") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: not readable ({error}); fetch it again") from None

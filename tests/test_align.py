@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stx import align, cli, images
+from stx import align, bench, cli, images
 from stx.bench import public_form
 from stx.identity import MobileFace, face_crop
 from stx.stylegan2 import Generator
@@ -104,6 +104,15 @@ def test_align_command(tmp_path, capsys):
     assert cli.main(["align", given[0], *out]) == 2
 
 
+def test_invert_aligns_photographs(tmp_path, capsys):
+    given = [str(PORTRAITS["astronaut"]), "--align", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.main(["invert", *given]) == 0
+    assert images.read_image(tmp_path / "out" / "astronaut.png").shape == (64, 128, 3)
+    images.save_image(np.full((200, 300, 3), 127, np.uint8), tmp_path / "grey.png")
+    assert cli.main(["invert", str(tmp_path / "grey.png"), *given[1:]]) == 2
+    assert "no face found" in capsys.readouterr().err
+
+
 def test_mobileface_knows_people_apart():
     """The shipped weights on synthetic people: another photo of a person is nearer than any other person."""
     from stx import weights
@@ -146,6 +155,14 @@ def test_drawing_without_gradients_is_drawing(size, batch, noise):
         if noise == "const":
             public = public_form(net, ws)
             torch.testing.assert_close(fast, public, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
+
+
+def test_bench_tells_time_memory_and_difference():
+    row = bench.measure(64, "stx", threads=torch.get_num_threads(), repeats=1)
+    assert row["draw, s"] < row["invert, s"]
+    assert 0.5 < row["memory, GiB"] < 6
+    assert 0 < row["share of a matrix product"] < 1.2
+    assert bench.measure(64, "both", threads=torch.get_num_threads())["difference"] < 1e-5
 
 
 def test_noise_maps_per_sample_follow_their_picture():

@@ -1,11 +1,13 @@
 """Latent classifier, its gradients, the reference editor and the public picture transforms against stored numbers."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from stx import checkpoints, images
 from stx.identity import face_crop
+from stx.latent_classifier import LatentClassifier, calibrate, calibration_error
 from stx.reference_editing import ReferenceEditor
 from tests.golden import assert_golden, case, fill, normal
 from tests.golden import image as golden_image
@@ -70,3 +72,19 @@ def test_transforms_of_the_public_code():
     assert_golden("transforms_ffhq", got)
     theirs, ours = case("transforms_ffhq")["tensor2im"], images.to_uint8(normal("transforms_ffhq", "im", 3, 16, 16))
     assert np.abs(theirs.astype(int) - ours.astype(int)).max() <= 1  # the public code truncates, ours rounds
+
+
+def test_calibration_finds_the_temperature():
+    random = np.random.RandomState(0)
+    true = random.randn(20_000, 2) * 2
+    labels = random.rand(*true.shape) < 1 / (1 + np.exp(-true))
+    net = LatentClassifier(num_ws=2, w_dim=3, attributes=("a", "b"), hidden=(4,), dim=2)
+    weight = net.logit_weight.detach().clone()
+    given = true * [3.0, 0.5]
+    before = calibration_error(given, labels)
+    temperature = calibrate(net, given, labels)
+    assert temperature == pytest.approx([3.0, 0.5], rel=0.05)
+    torch.testing.assert_close(net.logit_weight * torch.from_numpy(temperature).float()[:, None], weight)
+    after = calibration_error(given / temperature, labels)
+    assert (after < 0.02).all()
+    assert (after < before).all()

@@ -40,7 +40,7 @@ def test_workflow_runs_every_notebook_once(tmp_path):
     assert "Nothing to be done" in snakemake(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["00_domain", "01_generator", "02_train_inversion"])
+@pytest.mark.parametrize("name", ["00_domain", "01_generator", "02_train_inversion", "05_latent_classifier"])
 def test_training_from_scratch(tmp_path, name):
     given = {"smoke": True, "from_scratch": True, "out": str(tmp_path / "figures"), "runs": str(tmp_path / "runs")}
     notebooks.run(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "done.ipynb", given, log_output=False)

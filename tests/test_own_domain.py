@@ -1,8 +1,10 @@
 """From a folder of somebody's pictures to figures: another drawn style, at toy length, by the documented commands."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import stx
@@ -23,6 +25,7 @@ def toons(tmp_path_factory):
 
 def test_folder_to_figures(toons, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
+    shutil.copytree(ROOT / "data" / "photographs", tmp_path / "data" / "photographs")
     train = ["--batch", "4", "--runs", str(tmp_path / "runs"), "--device", "cpu"]
     assert cli.main(["train", "encoder", str(toons), *train]) == 2  # no generator yet
     assert "toons/generator/config.json: missing" in capsys.readouterr().err
@@ -36,9 +39,10 @@ def test_folder_to_figures(toons, tmp_path, monkeypatch, capsys):
     assert pipe.redraw(pipe.invert(sorted((toons / "test").iterdir())[:2])).shape == (2, 3, 64, 64)
     for name in ("00_domain", "01_generator", "02_train_inversion", "03_inversion_quality"):
         given = {"domain": str(toons), "smoke": True, "out": str(tmp_path / "figures"), "device": "cpu"}
-        given |= {"runs": str(tmp_path / "runs")} if name[:2] != "03" else {}
+        given |= {"photo_identity": True} if name[:2] == "03" else {"runs": str(tmp_path / "runs")}
         notebooks.run(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", given, log_output=False)
         assert list((tmp_path / "figures").glob(f"{name[:2]}_*.png"))
+    assert "ID-MobileFace" in set(pd.read_csv(tmp_path / "figures" / "03_quality.csv")["metric"])
     record = json.loads((tmp_path / "figures" / "03_quality.json").read_text())
     assert record["parameters"]["domain"] == str(toons)
     assert cli.main(["weights"]) == 0

@@ -96,12 +96,20 @@ def test_notebook_parameters_are_typed_and_explained(path):
         assert re.search(rf"\b{name}: (int|float|str|bool) = [^#]+  # \w", text), name
 
 
+def bench_line(row: dict) -> str:
+    numbers = [f"{row[name]:.2f}" for name in ("draw, s", "invert, s", "memory, GiB")]
+    share, times = row["share of a matrix product"], row["draw, times faster"]
+    return f"| {row['pixels']} | {row['form']} | {' | '.join(numbers)} | {share:.0%} | {times:.1f} |"
+
+
 def test_readme_numbers_are_those_of_the_tables():
     text = (ROOT / "README.md").read_text()
     quality = pd.read_csv(ROOT / "figures" / "03_quality.csv")
     assert len(quality) == 6
     for row in quality.itertuples():
         assert f"| {row.metric} | {row.value:.3g} | {row.low:.3g} to {row.high:.3g} |" in text
+    for row in pd.read_csv(ROOT / "figures" / "bench.csv").to_dict("records"):
+        assert bench_line(row) in text
     for value in pd.read_csv(ROOT / "figures" / "01_fd_vgg16.csv")["FD-VGG16"]:
         assert f"{value:.3g}" in text
     accuracy = pd.read_csv(ROOT / "figures" / "00_classifier.csv").set_index("attribute")["accuracy"]["mean"]
