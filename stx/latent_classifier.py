@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from scipy.special import expit
 from torch import Tensor, nn
 
 from stx.domains import batch_positions
@@ -156,7 +157,7 @@ def calibrate(net: LatentClassifier, logits: np.ndarray, labels: Bool[np.ndarray
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> np.ndarray:
     """Expected calibration error per attribute: |share of positives - mean probability| over bins of probability."""
-    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    p = expit(logits.astype(np.float64))
     which = np.minimum((p * bins).astype(int), bins - 1)
     gaps = [np.abs(((labels - p) * (which == k)).sum(0)) for k in range(bins)]
     return np.sum(gaps, axis=0) / len(p)
