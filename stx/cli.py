@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from stx import align, bench, checkpoints, domains, images, notebooks, pipeline, recipes, weights
+from stx import align, bench, checkpoints, domains, export, images, notebooks, pipeline, recipes, weights
 from stx.domains import DomainError
 from stx.figures import progress, provenance, save_table
 from stx.pickles import WeightsError
@@ -74,11 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets a folder per network: data/ffhq")
     convert.set_defaults(command=_convert)
 
-    export = commands.add_parser("export", help="networks of ours as a public checkpoint")
-    export.add_argument("folder", type=Path, metavar="DIR", help="a folder of networks: data/avatars")
-    export.add_argument("--to", choices=["rosinality", "official"], required=True)
-    export.add_argument("--out", required=True, type=Path, metavar="FILE")
-    export.set_defaults(command=_export)
+    exported = commands.add_parser("export", help="networks of ours as a public checkpoint")
+    exported.add_argument("folder", type=Path, metavar="DIR", help="a folder of networks: data/avatars")
+    exported.add_argument("--to", choices=["rosinality", "official"], required=True)
+    exported.add_argument("--out", required=True, type=Path, metavar="FILE")
+    exported.set_defaults(command=_export)
 
     run = commands.add_parser("run", help="execute a notebook with parameters")
     run.add_argument("notebook", type=Path)
@@ -201,7 +201,7 @@ def _export(options: argparse.Namespace) -> int:
     notes = (
         weights.read_config(options.folder / "style_transformer")["notes"] if "style_transformer" in networks else {}
     )
-    checkpoints.export(networks, options.to, options.out, notes)
+    export.write(networks, options.to, options.out, notes)
     print(f"{', '.join(networks)} in {options.to} form: {options.out}")
     return 0
 

@@ -3,7 +3,10 @@ import torch
 
 from stx import weights
 from stx.classifier import AttributeClassifier
-from stx.identity import IdentityNet
+from stx.directions import Directions
+from stx.identity import IdentityNet, MobileFace, MoCo
+from stx.latent_classifier import LatentClassifier
+from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
 
@@ -22,12 +25,17 @@ def tiny():
         "style_transformer": StyleTransformer.for_generator(generator, **BACKBONE),
         "classifier": AttributeClassifier(size=SIZE, attributes=("Smiling", "Hat"), **BACKBONE),
         "identity": IdentityNet(size=SIZE, dim=5, **BACKBONE),
+        "moco": MoCo(),
+        "mobileface": MobileFace(dim=7, widths=(2, 3, 3, 4, 5)),
+        "latent_classifier": LatentClassifier(num_ws=6, w_dim=12, attributes=("Smiling",), hidden=(9, 8), dim=4),
+        "reference_editor": ReferenceEditor(w_dim=12),
+        "directions": Directions(count=3, tokens=1, w_dim=12),
     }
 
 
 @pytest.fixture
 def home(tmp_path, tiny):
     """A folder of saved tiny networks."""
-    for name, net in tiny.items():
-        weights.save(net, tmp_path / "home" / name, dtype=torch.float32)
+    for name in ("generator", "discriminator", "style_transformer", "classifier", "identity"):
+        weights.save(tiny[name], tmp_path / "home" / name, dtype=torch.float32)
     return tmp_path / "home"

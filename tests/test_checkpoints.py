@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from stx import checkpoints, cli, pickles, weights
+from stx import checkpoints, cli, export, pickles, weights
 from stx.identity import IdentityNet, MobileFace, MoCo
 from stx.ops import fir_kernel
 from stx.pickles import WeightsError
@@ -296,7 +296,7 @@ def test_official_inversion(tmp_path, encoder, generator, shape):
     torch.testing.assert_close(net(image), encoder.encoder(image, query)[:, :8] + average)
     ws = ws_of(generator)
     assert torch.equal(found.networks["generator"](ws), generator(ws))
-    checkpoints.export(found.networks, "official", tmp_path / "back.pt", found.notes)
+    export.write(found.networks, "official", tmp_path / "back.pt", found.notes)
     first, second = pickles.read_torch(tmp_path / "st.pt"), pickles.read_torch(tmp_path / "back.pt")
     assert first["state_dict"].keys() == second["state_dict"].keys()
     assert all(torch.equal(v, second["state_dict"][k]) for k, v in first["state_dict"].items())

@@ -11,7 +11,7 @@ import json, resource, sys
 import numpy as np, torch
 from pathlib import Path
 import stx
-from stx import checkpoints, cli, evaluation, images, metrics, weights
+from stx import checkpoints, cli, evaluation, export, images, metrics, weights
 from stx.backbone import IR_SE50
 from stx.identity import IdentityNet, MoCo
 from stx.style_transformer import StyleTransformer
@@ -23,7 +23,7 @@ generator = Generator(size=size)
 encoder = StyleTransformer(num_ws=generator.num_ws, n_mlp=8, queries=18, **IR_SE50)
 encoder.latent_avg += 0.1
 nets = {"generator": generator, "style_transformer": encoder}
-checkpoints.export(nets, "official", home / "official.pt")
+export.write(nets, "official", home / "official.pt")
 where = generator.eval(), encoder.eval()
 assert cli.main(["convert", str(home / "official.pt"), "--out", str(home / name)]) == 0
 face = dict(size=112, dim=512, face=True, **IR_SE50)
