@@ -21,9 +21,11 @@ NOTEBOOKS = {
     "03_inversion_quality": "01_generator",
     "05_latent_classifier": "01_generator",
     "06_label_editing": "05_latent_classifier",
+    "07_reference_editing": "05_latent_classifier",
+    "08_attribute_dependency": "07_reference_editing",
     "10_photographs": "01_generator",
 }
-HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion", "05_latent_classifier"}
+HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion", "05_latent_classifier", "07_reference_editing"}
 
 
 def before(wildcards):

@@ -13,7 +13,7 @@ from stx import images, metrics
 from stx.domains import Dataset
 from stx.figures import progress
 from stx.perceptual import load_lpips, vgg16_features
-from stx.pipeline import Pipeline
+from stx.pipeline import Codes, Pipeline, split_codes
 
 BATCH = 64
 BETTER = {
@@ -37,9 +37,9 @@ def invert_all(pipe: Pipeline, data: Dataset) -> Float[Tensor, "n num_ws w_dim"]
 
 
 @torch.no_grad()
-def judged(pipe: Pipeline, judge: nn.Module, ws: Float[Tensor, "n num_ws w_dim"]) -> np.ndarray:
+def judged(pipe: Pipeline, judge: nn.Module, codes: Codes) -> np.ndarray:
     """The image classifier's logits for the pictures of codes, `[n, attributes]`."""
-    return np.concatenate([judge(pipe.redraw(part)).cpu().numpy() for part in ws.split(BATCH)])
+    return np.concatenate([judge(pipe.redraw(part)).cpu().numpy() for part in split_codes(codes, BATCH)])
 
 
 def sampled_codes(

@@ -18,6 +18,16 @@ from stx.stylegan2 import Generator
 BATCH = 64
 VIEWED = 8  # pictures drawn at full size at a time
 
+Codes = Tensor | dict[str, Tensor]  # W+ codes, or StyleSpace vectors by layer
+
+
+def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
+    """Codes in parts of at most `size` pictures."""
+    if isinstance(codes, Tensor):
+        return codes.split(size)
+    pieces = {name: style.split(size) for name, style in codes.items()}
+    return [dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)]
+
 
 def pick_device(device: str = "auto") -> str:
     """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `ValueError` for an absent one."""
@@ -65,15 +75,21 @@ class Pipeline:
         return torch.cat([self.encoder(part) for part in self.images(pictures).split(BATCH)])
 
     @torch.no_grad()
-    def synthesize(self, ws: Float[Tensor, "b num_ws w_dim"], *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
-        """The pictures of W+ codes, in [-1, 1]. Raises `ValueError` for codes of another shape."""
-        self.generator.check_ws(ws)
-        parts = [self.generator(part, noise=noise) for part in ws.to(self.device).split(BATCH)]
+    def synthesize(self, codes: Codes, *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
+        """The pictures of W+ codes `[b, num_ws, w_dim]` or of StyleSpace vectors (`Generator.styles`), in [-1, 1].
+
+        Raises `ValueError` for codes of another shape.
+        """
+        if isinstance(codes, Tensor):
+            self.generator.check_ws(codes)
+            parts = [self.generator(part, noise=noise) for part in codes.to(self.device).split(BATCH)]
+        else:
+            parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, BATCH)]
         return torch.cat(parts).clamp(-1, 1)
 
-    def redraw(self, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b 3 h w"]:
+    def redraw(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
         """The pictures of codes as encoders see them: what is compared with `images`."""
-        return torch.cat([self.domain.view(self.synthesize(part)) for part in ws.split(VIEWED)])
+        return torch.cat([self.domain.view(self.synthesize(part)) for part in split_codes(codes, VIEWED)])
 
     @torch.no_grad()
     def sample(self, count: int, *, psi: float = 1.0, seed: int = 0) -> Float[Tensor, "count num_ws w_dim"]:

@@ -15,12 +15,14 @@ import torch
 from stx import avatars, images, latent_classifier, metrics
 from stx.classifier import AttributeClassifier, ClassifierTask, predict
 from stx.domains import Dataset, Domain, DomainError, drawn
+from stx.editing import position
 from stx.gan import GanTask
 from stx.identity import IdentityNet, IdentityTask, redrawn, verification
 from stx.inversion import InversionLoss, InversionTask
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
 from stx.perceptual import load_lpips, vgg16_features
 from stx.projected import ProjectedDiscriminator
+from stx.reference_editing import ReferenceEditor, ReferenceTask
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
 from stx.training import train
@@ -107,6 +109,20 @@ class LatentClassifierRecipe:
     noise: float = 0.1
     hidden: tuple[int, ...] = (2048, 512)
     dim: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ReferenceRecipe:
+    """Editor for one attribute of a reference and its training; the paper's rate is 1e-4 for long runs."""
+
+    steps: int = 400
+    batch: int = 64
+    lr: float = 1e-3
+    decay: float = 5e-4
+    form: str = "paper"
+    feed_forward: int = 256
+    dropout: float = 0.1
     seed: int = 0
 
 
@@ -254,6 +270,41 @@ def train_latent_classifier(
     log = _train(task, recipe, folder, config, evaluate=validate, evaluate_every=500)
     latent_classifier.calibrate(net, latent_classifier.predict(net, held_out[0]), held_out[1])
     return net.eval(), log
+
+
+def train_reference_editor(
+    classifier: LatentClassifier,
+    attribute: str,
+    codes: torch.Tensor,
+    recipe: ReferenceRecipe,
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+) -> tuple[ReferenceEditor, pd.DataFrame]:
+    """An editor that carries `attribute` over from a reference, and the log; 9 of 10 codes train, the others validate.
+
+    Raises `EditError` for an attribute that `classifier` does not know.
+    """
+    index = position(attribute, classifier.attributes)
+    torch.manual_seed(recipe.seed)
+    editor = ReferenceEditor(
+        w_dim=codes.shape[2],
+        attribute=attribute,
+        **{name: getattr(recipe, name) for name in ("form", "feed_forward", "dropout")},
+    )
+    held_out = codes[: max(len(codes) // 10, 2)]
+    task = ReferenceTask(
+        editor=editor,
+        classifier=classifier,
+        index=index,
+        ws=codes[len(held_out) :],
+        device=device,
+        **_without(recipe, "form", "feed_forward", "dropout"),
+    )
+    config = asdict(recipe) | {"attribute": attribute, "codes": len(codes), "sum": float(codes.double().sum())}
+    config["classifier"] = fingerprint(classifier)
+    log = _train(task, recipe, folder, config, evaluate=lambda step: task.validate(held_out), evaluate_every=100)
+    return editor.eval(), log
 
 
 def train_identity(

@@ -1,22 +1,74 @@
 """One attribute carried over from a reference code by a transformer layer (Hu et al. 2022, section 3.4).
 
-The released form: a plain decoder layer, the source tokens as queries, the reference tokens as keys and values, whose
-output is the edited code itself.
+A decoder layer whose queries are the source's tokens and whose keys and values are the reference's. The paper's form:
+the softmax runs over the queries, so that source tokens compete for each reference token, then every source token's
+weights are scaled to the sum one over the keys (as in slot attention, Locatello et al. 2020), and the layer gives the
+change of the code. The released form: a plain layer that gives the edited code itself. Both have the same weights.
 """
 
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.domains import batch_positions
 from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS
+
+FORMS = ("paper", "released")
+
+
+class CompetitiveAttention(nn.MultiheadAttention):
+    """Multi-head attention Norm_K(Softmax_Q(Q K^T / sqrt(d))) V, with the weights and the call of torch's own."""
+
+    def forward(self, query, key, value, need_weights: bool = True, **kwargs):
+        """Batch first; returns the output and the weights `[b, queries, keys]`, averaged over heads, or None."""
+        parts = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        q, k, v = (
+            rearrange(F.linear(x, w, b), "b n (h d) -> b h n d", h=self.num_heads)
+            for x, (w, b) in zip((query, key, value), parts, strict=True)
+        )
+        weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(2)
+        weights = weights / weights.sum(3, keepdim=True)
+        dropped = F.dropout(weights, self.dropout, self.training)
+        out = self.out_proj(rearrange(dropped @ v, "b h n d -> b n (h d)"))
+        return out, weights.mean(1) if need_weights else None
 
 
 class ReferenceEditor(nn.Module):
-    """Source and reference W+ codes to the edited code, for the one attribute it was trained on."""
+    """Source and reference W+ codes to the edited code, for the one attribute it was trained on.
 
-    def __init__(self, *, w_dim: int = 512):
+    form: "paper" or "released". attribute: its name, where known. A new editor of the paper's form changes nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        w_dim: int = 512,
+        form: str = "released",
+        feed_forward: int = FEED_FORWARD,
+        dropout: float = DROPOUT,
+        attribute: str = "",
+    ):
         super().__init__()
-        self.w_dim, self.config = w_dim, {"w_dim": w_dim}
-        self.transformerlayer = nn.TransformerDecoderLayer(w_dim, HEADS, FEED_FORWARD, DROPOUT, batch_first=True)
+        if form not in FORMS:
+            raise ValueError(f"unknown form {form!r}: expected one of {', '.join(FORMS)}")
+        self.w_dim, self.form, self.attribute = w_dim, form, attribute
+        self.config = {
+            "w_dim": w_dim,
+            "form": form,
+            "feed_forward": feed_forward,
+            "dropout": dropout,
+            "attribute": attribute,
+        }
+        layer = nn.TransformerDecoderLayer(w_dim, HEADS, feed_forward, dropout, batch_first=True)
+        if form == "paper":
+            layer.multihead_attn = CompetitiveAttention(w_dim, HEADS, dropout, batch_first=True)
+            nn.init.zeros_(layer.norm3.weight)
+        self.transformerlayer = layer
 
     def forward(
         self, ws: Float[Tensor, "b num_ws w_dim"], reference: Float[Tensor, "b num_ws w_dim"]
@@ -27,4 +79,100 @@ class ReferenceEditor(nn.Module):
                 f"source {tuple(ws.shape)} and reference {tuple(reference.shape)}: expected two of "
                 f"[batch, num_ws, {self.w_dim}]"
             )
-        return self.transformerlayer(ws, reference)
+        out = self.transformerlayer(ws, reference)
+        return ws + out if self.form == "paper" else out
+
+    @torch.no_grad()
+    def attention(
+        self, ws: Float[Tensor, "b num_ws w_dim"], reference: Float[Tensor, "b num_ws w_dim"]
+    ) -> Float[Tensor, "b num_ws num_ws"]:
+        """How much each source token takes from each reference token, averaged over heads; rows have the sum one."""
+        cross, seen = self.transformerlayer.multihead_attn, []
+        hook = cross.register_forward_pre_hook(lambda _, given: seen.append(given))
+        try:
+            self(ws, reference)
+        finally:
+            hook.remove()
+        return cross(*seen[0], need_weights=True)[1]
+
+
+def losses(
+    classifier: nn.Module,
+    edited: Float[Tensor, "b num_ws w_dim"],
+    source: Float[Tensor, "b num_ws w_dim"],
+    reference: Float[Tensor, "b num_ws w_dim"],
+    index: int,
+) -> dict[str, Float[Tensor, ""]]:
+    """Equation 11's three terms as means of squares, all of weight 1.
+
+    attribute: the embedding of attribute `index` like the reference's; others: all other embeddings like the source's;
+    code: the code like the source's.
+    """
+    (_, is_now), (_, was), (_, wanted) = (classifier(ws) for ws in (edited, source, reference))
+    others = [i for i in range(is_now.shape[1]) if i != index]
+    return {
+        "attribute": F.mse_loss(is_now[:, index], wanted[:, index]),
+        "others": F.mse_loss(is_now[:, others], was[:, others]),
+        "code": F.mse_loss(edited, source),
+    }
+
+
+class ReferenceTask:
+    """Trains one editor on inverted codes (a `training.Task`): half of a batch are sources, half references.
+
+    index: the attribute's position in `classifier`, which is frozen. weights: of the three losses.
+    """
+
+    def __init__(
+        self,
+        *,
+        editor: ReferenceEditor,
+        classifier: nn.Module,
+        index: int,
+        ws: Float[Tensor, "n num_ws w_dim"],
+        steps: int,
+        batch: int = 64,
+        lr: float = 1e-4,
+        decay: float = 5e-4,
+        weights: Sequence[float] = (1.0, 1.0, 1.0),
+        seed: int = 0,
+        device: str = "cpu",
+    ):
+        self.editor, self.classifier = editor.to(device), classifier.to(device).eval().requires_grad_(False)
+        self.index, self.ws, self.batch, self.seed, self.device = index, ws, batch, seed, device
+        self.weights = tuple(weights)
+        self.optimizer = torch.optim.Adam(editor.parameters(), lr=lr, weight_decay=decay)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+
+    def positions(self, step: int) -> list[int]:
+        """Positions of batch `step` among the codes: sources, then as many references."""
+        return batch_positions(len(self.ws), 2 * (self.batch // 2), step, self.seed).tolist()
+
+    def step(self, step: int) -> dict[str, float]:
+        """One update."""
+        self.editor.train()
+        source, reference = self.ws[self.positions(step)].to(self.device).chunk(2)
+        parts = losses(self.classifier, self.editor(source, reference), source, reference, self.index)
+        loss = sum(weight * part for weight, part in zip(self.weights, parts.values(), strict=True))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        return {"loss": loss.item()} | {name: part.item() for name, part in parts.items()}
+
+    @torch.no_grad()
+    def validate(self, ws: Float[Tensor, "n num_ws w_dim"]) -> dict[str, float]:
+        """Losses on held-out codes, the second half being references of the first."""
+        self.editor.eval()
+        source, reference = ws[: 2 * (len(ws) // 2)].to(self.device).chunk(2)
+        parts = losses(self.classifier, self.editor(source, reference), source, reference, self.index)
+        return {f"val_{name}": part.item() for name, part in parts.items()}
+
+    def state_dict(self) -> dict:
+        """Editor, optimiser and schedule."""
+        return {name: getattr(self, name).state_dict() for name in ("editor", "optimizer", "schedule")}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes back what `state_dict` gave."""
+        for name, value in state.items():
+            getattr(self, name).load_state_dict(value)

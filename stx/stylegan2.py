@@ -253,6 +253,20 @@ class Generator(nn.Module):
             return torch.cat(parts)
         return self._draw(styles, maps)
 
+    def features(
+        self, ws: Float[Tensor, "b num_ws w_dim"], *, last: str | None = None
+    ) -> dict[str, Float[Tensor, "b channels r r"]]:
+        """The output of every styled convolution up to `last` (conv1, convs.0, ...), with the checkpoint's noise."""
+        styles, maps = self.styles(ws), self._noise_maps("const", len(ws))
+        x = self.conv1(self.input.input.expand(len(ws), -1, -1, -1), styles["conv1"], maps[0])
+        found = {"conv1": x}
+        for j, conv in enumerate(self.convs):
+            if last in found:
+                break
+            x = conv(x, styles[f"convs.{j}"], maps[j + 1])
+            found[f"convs.{j}"] = x
+        return found
+
     def _draw(self, styles: dict[str, Tensor], maps: Sequence[Tensor | None]) -> Tensor:
         batch = len(styles["conv1"])
         x = self.input.input.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,156 @@
+"""Attribute dependency: what else an edit changed (Wu et al. 2021, StyleSpace, section 6; Hu et al. 2022, figure 9).
+
+For an edit towards attribute t, delta_i = |change of logit i| / sigma_i, with the logits of an image classifier and
+their standard deviations over unedited generated pictures. mean-AD is the mean of delta_i over i != t, max-AD the
+largest, both compared at equal delta_t. Avatars can also be drawn again with nothing but the attribute changed: the
+ground truth that no set of photographs has.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, pairwise
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from stx import avatars
+from stx.avatars import Avatar
+from stx.metrics import bootstrap
+
+BINS = (0.25, 0.75, 1.25, 1.75, 2.25)  # edges of achieved target change, in standard deviations of the logit
+FARTHEST = 2.0  # mean target change at which strengths end
+DOUBLINGS = 12
+PEAK = 0.1  # a fall of the target change by this says that the peak is passed
+
+
+def changes(
+    before: Float[np.ndarray, "n attributes"],
+    after: Float[np.ndarray, "n attributes"],
+    sigma: Float[np.ndarray, "attributes"],
+) -> Float[np.ndarray, "n attributes"]:
+    """delta: |after - before| / sigma of the logits. Raises `ValueError` for a logit that never varies."""
+    if (sigma <= 0).any():
+        raise ValueError(f"logit {int(np.argmin(sigma))} does not vary over the unedited pictures: sigma is zero")
+    return np.abs(after - before) / sigma
+
+
+def dependency(
+    delta: Float[np.ndarray, "n attributes"], target: int
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """mean-AD and max-AD of each edit."""
+    others = np.delete(delta, target, axis=1)
+    return others.mean(1), others.max(1)
+
+
+def curve(
+    target_change: Float[np.ndarray, "n"],
+    values: Mapping[str, Float[np.ndarray, "n"]],
+    *,
+    bins: Sequence[float] = BINS,
+    resamples: int = 500,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Means of `values` (mean-AD, max-AD, ...) by achieved target change, with 95 % bootstrap intervals over edits.
+
+    A row per bin that has edits: its edges, how many, their mean target change, and of every value mean, low and high.
+    """
+    rows = []
+    for low, high in pairwise(bins):
+        inside = (target_change >= low) & (target_change < high)
+        if not inside.any():
+            continue
+        row = {"from": low, "to": high, "edits": int(inside.sum()), "target change": target_change[inside].mean()}
+        for name, value in values.items():
+            interval = bootstrap(_mean_of(value[inside]), int(inside.sum()), resamples=resamples, seed=seed)
+            row |= {name: value[inside].mean(), f"{name} low": interval[0], f"{name} high": interval[1]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def strengths(
+    achieved: Callable[[float], float], *, count: int = 6, most: float = FARTHEST, first: float = 0.25
+) -> np.ndarray:
+    """`count` equal steps of strength up to where the mean target change `achieved(strength)` reaches `most` sigmas.
+
+    Found by doubling from `first`, at most 12 times; where the change falls again before, its peak is the end.
+    """
+    best, last = -np.inf, first
+    for power in range(DOUBLINGS):
+        strength = first * 2.0**power
+        now = achieved(strength)
+        if now < best - PEAK:
+            break
+        if now > best:
+            best, last = now, strength
+        if now >= most:
+            break
+    return np.linspace(0, last, count + 1)[1:]
+
+
+def best_match(
+    directions: Float[np.ndarray, "k w_dim"], codes: Float[np.ndarray, "n w_dim"], scores: Float[np.ndarray, "n"]
+) -> tuple[int, float]:
+    """Which unlabelled direction goes with a label: index and sign of the strongest correlation with `scores`."""
+    along = codes @ directions.T
+    r = np.nan_to_num(np.array([np.corrcoef(a, scores)[0, 1] for a in along.T]))
+    index = int(np.abs(r).argmax())
+    return index, float(np.sign(r[index]) or 1.0)
+
+
+def counterpart(avatar: Avatar, attribute: str, *, seed: int = 0) -> Avatar | None:
+    """The same avatar with one drawing option changed so that `attribute` is the other way, None where none does it.
+
+    Of the options that do it those are taken that change the fewest other labels (a hat must hide hair), one of them by
+    `seed`. Raises `ValueError` for an attribute avatars do not have.
+    """
+    if attribute not in avatars.ATTRIBUTES:
+        raise ValueError(f"avatars have no attribute {attribute!r}: {', '.join(avatars.ATTRIBUTES)}")
+    k, was = list(avatars.ATTRIBUTES).index(attribute), avatars.labels(avatar)
+    found: dict[int, list[Avatar]] = {}
+    for other in _one_option_changed(avatar):
+        now = avatars.labels(other)
+        if now[k] != was[k]:
+            found.setdefault(int((now != was).sum()), []).append(other)
+    if not found:
+        return None
+    nearest = found[min(found)]
+    return nearest[random.Random(f"{seed}/{avatar}").randrange(len(nearest))]
+
+
+def _one_option_changed(avatar: Avatar) -> Iterator[Avatar]:
+    for name, table in _TABLES.items():
+        part_name = "person" if hasattr(avatar.person, name) else "look"
+        part = getattr(avatar, part_name)
+        for value in chain.from_iterable(table.values()):
+            if value != getattr(part, name):
+                other = _consistent(replace(avatar, **{part_name: replace(part, **{name: value})}))
+                if getattr(getattr(other, part_name), name) == value:
+                    yield other
+
+
+def _consistent(avatar: Avatar) -> Avatar:
+    """Only hats have a hat's colour, and eyes behind dark glasses are open, as in every drawing of the domain."""
+    person, look = avatar.person, avatar.look
+    if (person.top in avatars.TOPS["hat"]) != (person.hat_color != "none"):
+        person = replace(person, hat_color="none" if person.hat_color != "none" else avatars.HAT_COLORS[0])
+    if look.glasses in avatars.GLASSES["dark"]:
+        look = replace(look, eyes="default")
+    return Avatar(person, look)
+
+
+_TABLES = {
+    "top": avatars.TOPS,
+    "hair": {"any": tuple(avatars.HAIR)},
+    "skin": {"any": tuple(avatars.SKIN)},
+    "facial_hair": avatars.FACIAL_HAIR,
+    "eyes": avatars.EYES,
+    "brows": avatars.BROWS,
+    "mouth": avatars.MOUTHS,
+    "glasses": avatars.GLASSES,
+}
+
+
+def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
+    return lambda chosen: float(values[chosen].mean())
