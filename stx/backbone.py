@@ -6,6 +6,7 @@ Names of weights as in the public IR-SE50 (InsightFace_Pytorch, pSp); depth and 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -83,3 +84,8 @@ class IRSE(nn.Module):
             if i in self.taps:
                 maps.append(x)
         return maps
+
+
+def upsample_add(coarse: Float[Tensor, "b c h w"], fine: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b c h2 w2"]:
+    """A step of the feature pyramids: the coarse map enlarged to the fine one, corners aligned, and added."""
+    return F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=True) + fine

@@ -8,7 +8,6 @@ a file is accounted for: one that is missing, unexpected or of another shape is 
 import json
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,26 @@ from stx.identity import IdentityNet, MobileFace, MoCo
 from stx.latent_classifier import CELEBA, LatentClassifier
 from stx.ops import fir_kernel
 from stx.pickles import TORCH_MAGIC, Persistent, TfNetwork, WeightsError, read_pickle, read_torch
+from stx.psp import PSP
 from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
-from stx.tensors import Tensors, check_state, how_many, refuse_unknown, some
-
-State = dict[str, Tensor]
+from stx.tensors import (
+    State,
+    Tensors,
+    canonical,
+    check_state,
+    empty,
+    floats,
+    how_many,
+    load_into,
+    need,
+    parts_of,
+    plain,
+    refuse_unknown,
+    rows_of,
+    some,
+)
 
 
 @dataclass
@@ -94,15 +107,13 @@ def _by_content(content: Any, source: str) -> Found:
         raise WeightsError(f"{source}: no tensors by name in it (it has: {some(map(str, content))})")
     if any(key.startswith("module.encoder_q.") for key in state):
         return _moco(state, source)
-    state = {_canonical(key): value.float() if value.is_floating_point() else value for key, value in state.items()}
+    state = {canonical(key): value.float() if value.is_floating_point() else value for key, value in state.items()}
     if "encoder.z" in state:
         return _style_transformer(state, content, source)
     if "encoder.transformerlayer.linear1.weight" in state:
         return _reference_editor(state, content, source)
-    if any(key.startswith("encoder.styles.") for key in state):
-        raise WeightsError(
-            f"{source}: an encoder of the pSp family (pSp, e4e, ReStyle), which stx has no network for yet"
-        )
+    if {"encoder.input_layer.0.weight", "encoder.conv1.weight"} & state.keys():
+        return _psp_family(state, content, source)
     if "output_fcs.0.weight" in state:
         return Found("latent classifier", {"latent_classifier": _latent_classifier(state, source)})
     if "transformerlayer.linear1.weight" in state:
@@ -119,9 +130,9 @@ def _by_content(content: Any, source: str) -> Found:
 
 def _rosinality(content: dict, source: str) -> Found:
     average = content.get("latent_avg")
-    networks = {"generator": _generator(_floats(content["g_ema"]), source, average)}
+    networks = {"generator": _generator(floats(content["g_ema"]), source, average)}
     if "d" in content:
-        networks["discriminator"] = _discriminator(_floats(content["d"]), source)
+        networks["discriminator"] = _discriminator(floats(content["d"]), source)
     known = {"g", "d", "g_ema", "latent_avg", "g_optim", "d_optim", "args", "ada_aug_p", "iter"}
     refuse_unknown(content.keys() - known, source)
     notes = {"latent_avg": "of the file" if average is not None else "by sampling, the file has none"}
@@ -136,12 +147,12 @@ def _generator(state: State, source: str, average: Tensor | None = None) -> Gene
     channels = [state["conv1.conv.weight"].shape[1]]
     channels += [state[f"convs.{2 * i}.conv.weight"].shape[1] for i in range(count)]
     z_dim = state["style.1.weight"].shape[1]
-    net = _empty(Generator, size=size, z_dim=z_dim, n_mlp=how_many(state, r"style\.(\d+)\.weight"), **_base(channels))
+    net = empty(Generator, size=size, z_dim=z_dim, n_mlp=how_many(state, r"style\.(\d+)\.weight"), **_base(channels))
     expected = net.state_dict()
     check_state(state | {"latent_avg": expected["latent_avg"]}, expected, source)
     _check_filters(state, source, gain=4.0)
     net.load_state_dict(state | {"latent_avg": torch.zeros(z_dim)}, assign=True)
-    net.latent_avg.copy_(_rows(average, 1, z_dim, source)[0] if average is not None else net.mean_w())
+    net.latent_avg.copy_(rows_of(average, 1, z_dim, source)[0] if average is not None else net.mean_w())
     return net
 
 
@@ -150,7 +161,7 @@ def _discriminator(state: State, source: str) -> Discriminator:
     count = how_many(state, r"convs\.(\d+)\.skip\.1\.weight")
     channels = [state["final_conv.0.weight"].shape[0]]
     channels += [state[f"convs.{i}.conv1.0.weight"].shape[0] for i in range(count, 0, -1)]
-    net = _load(_empty(Discriminator, size=4 * 2**count, **_base(channels)), state, source)
+    net = load_into(empty(Discriminator, size=4 * 2**count, **_base(channels)), state, source)
     _check_filters(state, source, gain=1.0)
     return net
 
@@ -193,13 +204,13 @@ def _tensorflow(net: TfNetwork, source: str) -> Found:
 
 
 def _style_transformer(state: State, content: dict, source: str) -> Found:
-    parts = _parts(state, ("encoder", "decoder"), source)
+    parts = parts_of(state, ("encoder", "decoder"), source)
     generator = _generator(parts["decoder"], source)
     style = {k: v for k, v in parts["decoder"].items() if k.startswith("style.")}
     mine = {f"encoder.{k}": v for k, v in parts["encoder"].items()} | style
     average = content.get("latent_avg")
     widths, units = _backbone(parts["encoder"])
-    net = _empty(
+    net = empty(
         StyleTransformer,
         num_ws=generator.num_ws,
         n_mlp=generator.config["n_mlp"],
@@ -208,20 +219,60 @@ def _style_transformer(state: State, content: dict, source: str) -> Found:
         queries=parts["encoder"]["z"].shape[1],
     )
     average = generator.latent_avg if average is None else torch.as_tensor(average).float()
-    mine["latent_avg"] = _rows(average, generator.num_ws, generator.w_dim, source)
-    _load(net, mine, source)
+    mine["latent_avg"] = rows_of(average, generator.num_ws, generator.w_dim, source)
+    load_into(net, mine, source)
     generator.latent_avg.copy_(mine["latent_avg"].mean(0))
     notes = {
-        "opts": _plain(content.get("opts")),
+        "opts": plain(content.get("opts")),
         "mapping": "trained with the encoder: for sampling, truncation and statistics of W take the original generator",
     }
     return Found("Style Transformer (released)", {"style_transformer": net, "generator": generator}, notes)
 
 
-def _backbone(state: State) -> tuple[list[int], list[int]]:
-    """Widths and units of an IR-SE backbone from its convolutions."""
-    depth = how_many(state, r"body\.(\d+)\.res_layer\.1")
-    outs = [state[f"body.{i}.res_layer.1.weight"].shape[0] for i in range(depth)]
+def _psp_family(state: State, content: dict, source: str) -> Found:
+    """pSp, e4e and ReStyle. Their encoders have the same names: `encoder_type` among the options tells e4e from pSp."""
+    parts, opts = parts_of(state, ("encoder", "decoder"), source), plain(content.get("opts"))
+    given, generator = parts["encoder"], _generator(parts["decoder"], source)
+    count, w_dim, resnet = generator.num_ws, generator.w_dim, "conv1.weight" in given
+    heads = {"latlayer1.weight": "pyramid", "styles.0.linear.weight": "last map", "output_layer_2.3.weight": "W+"}
+    head = next((head for name, head in heads.items() if name in given), "W")
+    kind = str(opts.get("encoder_type", ""))
+    progressive = "Progressive" in kind or kind == "Encoder4Editing" or (not kind and "stylegan_size" in opts)
+    widths, units = _backbone(given, "conv1" if resnet else "res_layer.1")
+    net = empty(
+        PSP,
+        num_ws=count,
+        widths=widths,
+        units=units,
+        input_side=2 ** (len(widths) + sum(bool(re.match(r"styles\.0\.convs\.\d+\.weight", k)) for k in given)),
+        head=head,
+        progressive=progressive,
+        in_channels=given["conv1.weight" if resnet else "input_layer.0.weight"].shape[1],
+        resnet=resnet,
+    )
+    own = ("styles.", "latlayer", "linear.", "output_layer_2.")
+    mine = {k if k.startswith(own) else f"backbone.{k}": v for k, v in given.items() if _token(k) < count}
+    if head == "W+":  # as many tokens as the generator reads, of the 18 in every file
+        mine |= {k: mine[k][: count * w_dim] for k in ("linear.weight", "linear.bias")}
+    average = generator.latent_avg if content.get("latent_avg") is None else torch.as_tensor(content["latent_avg"])
+    average = rows_of(average[:count] if average.ndim == 2 else average, count, w_dim, source)
+    generator.latent_avg.copy_(average.mean(0))
+    mine["latent_avg"] = average * (opts.get("start_from_latent_avg") is not False)
+    load_into(net, mine, source)
+    name = ("restyle_" if net.in_channels == 6 else "") + ("e4e" if progressive else "psp")
+    return Found(f"{name} (released)", {name: net, "generator": generator}, {"opts": opts})
+
+
+def _token(key: str) -> int:
+    """The token that a tensor of a style stack belongs to, 0 for all others."""
+    found = re.match(r"styles\.(\d+)\.", key)
+    return int(found[1]) if found else 0
+
+
+def _backbone(state: State, conv: str = "res_layer.1") -> tuple[list[int], list[int]]:
+    """Widths and units of a backbone from the first convolutions of its units, named `conv`."""
+    depth = how_many(state, rf"body\.(\d+)\.{conv}\.")
+    outs = [state[f"body.{i}.{conv}.weight"].shape[0] for i in range(depth)]
     widths = sorted(set(outs))
     units = [outs.count(width) for width in widths]
     if outs != [w for w, n in zip(widths, units, strict=True) for _ in range(n)]:
@@ -230,17 +281,17 @@ def _backbone(state: State) -> tuple[list[int], list[int]]:
 
 
 def _reference_editor(state: State, content: dict, source: str) -> Found:
-    parts = _parts(state, ("encoder", "decoder", "classifier"), source, optional={"decoder", "classifier"})
+    parts = parts_of(state, ("encoder", "decoder", "classifier"), source, optional={"decoder", "classifier"})
     networks: dict[str, nn.Module] = {"reference_editor": _editor(parts["encoder"], source)}
     if parts["classifier"]:
         networks["latent_classifier"] = _latent_classifier(parts["classifier"], source)
     if parts["decoder"]:
         networks["generator"] = _generator(parts["decoder"], source)
-    return Found("reference editing (released)", networks, {"opts": _plain(content.get("opts"))})
+    return Found("reference editing (released)", networks, {"opts": plain(content.get("opts"))})
 
 
 def _editor(state: State, source: str) -> ReferenceEditor:
-    return _load(_empty(ReferenceEditor, w_dim=state["transformerlayer.norm1.weight"].shape[0]), state, source)
+    return load_into(empty(ReferenceEditor, w_dim=state["transformerlayer.norm1.weight"].shape[0]), state, source)
 
 
 def _latent_classifier(state: State, source: str) -> LatentClassifier:
@@ -258,7 +309,7 @@ def _latent_classifier(state: State, source: str) -> LatentClassifier:
     refuse_unknown(state.keys() - known, source)
     width = mine["fcs.0.weight"].shape[1]
     w_dim = next(w for w in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if width % w == 0)
-    net = _empty(
+    net = empty(
         LatentClassifier,
         num_ws=width // w_dim,
         w_dim=w_dim,
@@ -266,7 +317,7 @@ def _latent_classifier(state: State, source: str) -> LatentClassifier:
         hidden=[mine[f"fcs.{i}.weight"].shape[0] for i in range(depth)],
         dim=mine["embedding_bias"].shape[1],
     )
-    return _load(net, mine, source)
+    return load_into(net, mine, source)
 
 
 # -------------------------------------------------------------------------------------------- judges and directions
@@ -276,8 +327,8 @@ def _ir_se50(state: State, source: str) -> IdentityNet:
     widths, units = _backbone(state)
     dim, flat = state["output_layer.3.weight"].shape
     side = math.isqrt(flat // widths[-1]) * 2 ** len(widths)
-    net = _empty(IdentityNet, size=side, dim=dim, widths=widths, units=units, face=(widths, units) == _IR_SE50)
-    return _load(net, {k if k.startswith("output_") else f"backbone.{k}": v for k, v in state.items()}, source)
+    net = empty(IdentityNet, size=side, dim=dim, widths=widths, units=units, face=(widths, units) == _IR_SE50)
+    return load_into(net, {k if k.startswith("output_") else f"backbone.{k}": v for k, v in state.items()}, source)
 
 
 _IR_SE50 = (list(IR_SE50["widths"]), list(IR_SE50["units"]))
@@ -290,7 +341,7 @@ def _moco(state: State, source: str) -> Found:
     mine = {f"backbone.{k}": v for k, v in mine.items() if not k.startswith("fc")}
     known = ("module.encoder_q.", "module.encoder_k.", "module.queue")
     refuse_unknown({k for k in state if not k.startswith(known)}, source)
-    return Found("MoCo-v2 ResNet-50", {"identity": _load(_empty(MoCo), mine, source)})
+    return Found("MoCo-v2 ResNet-50", {"identity": load_into(empty(MoCo), mine, source)})
 
 
 def _tfjs_arrays(path: Path) -> dict[str, Tensor]:
@@ -327,7 +378,7 @@ def _mobileface(given: dict[str, Tensor], source: str) -> Found:
     state["dense.bias"] = take("batchnorm0/sub")
     given.finish()
     state = {k: v.contiguous() for k, v in state.items()}
-    return Found("MobileFace identity network", {"identity": _load(_empty(MobileFace), state, source)})
+    return Found("MobileFace identity network", {"identity": load_into(empty(MobileFace), state, source)})
 
 
 def _boundary(direction: Tensor, source: str) -> Found:
@@ -356,58 +407,3 @@ def _ganspace(content: dict, source: str) -> Found:
     net.directions.copy_(comp.reshape(net.directions.shape))
     net.mean.copy_(mean.flatten()), net.std.copy_(std.flatten())
     return Found("GANSpace components", {"directions": net})
-
-
-# ----------------------------------------------------------------------------------------------------------- helpers
-
-
-def need(state: dict, names: Iterable[str], source: str) -> None:
-    """Raises `WeightsError` naming the first of `names` that is not there."""
-    missing = [name for name in names if name not in state]
-    if missing:
-        raise WeightsError(f"{source}: {len(missing)} tensors missing ({some(missing)})")
-
-
-def _canonical(key: str) -> str:
-    """A key without DataParallel's `module`."""
-    return ".".join(part for part in key.split(".") if part != "module")
-
-
-def _floats(state: Any) -> State:
-    return {_canonical(k): v.float() if v.is_floating_point() else v for k, v in state.items()}
-
-
-def _parts(state: State, prefixes: tuple[str, ...], source: str, optional: set[str] = frozenset()) -> dict[str, State]:
-    parts = {p: {k[len(p) + 1 :]: v for k, v in state.items() if k.startswith(p + ".")} for p in prefixes}
-    missing = [p for p in prefixes if not parts[p] and p not in optional]
-    if missing:
-        raise WeightsError(f"{source}: no tensors of the {missing[0]} in it (first: {some(state)})")
-    refuse_unknown({k for k in state if not k.startswith(tuple(p + "." for p in prefixes))}, source)
-    return parts
-
-
-def _rows(average: Any, count: int, width: int, source: str) -> Tensor:
-    """An average as [count, width]: files have [width], [1, width] or [count, width]."""
-    given = torch.as_tensor(average).float()
-    rows = given[None] if given.ndim == 1 else given
-    if rows.ndim != 2 or rows.shape[1] != width or len(rows) not in (1, count):
-        raise WeightsError(f"{source}: latent_avg is {list(given.shape)}: expected [{width}] or [{count}, {width}]")
-    return rows.expand(count, -1).clone()
-
-
-def _empty(kind: type, **sizes: Any) -> Any:
-    """A network of these sizes whose weights are about to be read: nothing is drawn or held twice."""
-    with torch.device("meta"):
-        return kind(**sizes)
-
-
-def _load(net: nn.Module, state: State, source: str) -> Any:
-    check_state(state, net.state_dict(), source)
-    net.load_state_dict(state, assign=True)
-    return net
-
-
-def _plain(opts: Any) -> dict:
-    """Options as JSON takes them."""
-    opts = vars(opts) if hasattr(opts, "__dict__") else opts
-    return json.loads(json.dumps(opts, default=str)) if isinstance(opts, dict) else {}

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files or folders of them")
     invert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png and NAME.safetensors")
     invert.add_argument("--domain", default="avatars", help="avatars, ffhq, cars or a folder of pictures")
+    invert.add_argument("--encoder", default="style_transformer", help="its folder: psp, e4e, restyle_psp, ...")
     invert.add_argument("--align", action="store_true", help="photographs: invert each face, aligned as FFHQ's")
     invert.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     invert.set_defaults(command=_invert)
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _invert(options: argparse.Namespace) -> int:
     paths = pipeline.names_of(options.pictures)
-    pipe = pipeline.load(options.domain, device=options.device)
+    pipe = pipeline.load(options.domain, device=options.device, encoder=options.encoder)
     options.out.mkdir(parents=True, exist_ok=True)
     failed, names = 0, _unique_names(paths)
     for path, name in progress(list(zip(paths, names, strict=True)), desc="inverting", unit="img"):

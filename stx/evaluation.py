@@ -116,11 +116,11 @@ def cost(pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> pd.DataFrame:
     """Parameters, operations and time per picture of the encoder alone and of the whole inversion."""
     image = image.to(pipe.device)
     with torch.no_grad():
-        ws = pipe.encoder(image)
+        ws = pipe.invert(image)
     steps = {
-        "encoder": ((pipe.encoder,), lambda: pipe.encoder(image)),
+        "encoder": ((pipe.encoder,), lambda: pipe.invert(image)),
         "generator": ((pipe.generator,), lambda: pipe.generator(ws)),
-        "inversion": ((pipe.encoder, pipe.generator), lambda: pipe.generator(pipe.encoder(image))),
+        "inversion": ((pipe.encoder, pipe.generator), lambda: pipe.generator(pipe.invert(image))),
     }
     rows = [
         [name, metrics.parameters(*nets), metrics.flops(call) / 1e9, 1000 * metrics.seconds(call, device=pipe.device)]

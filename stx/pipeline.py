@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from stx import domains, images, weights
+from stx.encoder import Encoder
 from stx.identity import IdentityNet
 from stx.pickles import WeightsError
-from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Generator
 
 BATCH = 64
@@ -42,11 +42,11 @@ def pick_device(device: str = "auto") -> str:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Generator, Style Transformer and judges of a domain, frozen, on one device. Made by `stx.load`."""
+    """Generator, encoder and judges of a domain, frozen, on one device. Made by `stx.load`."""
 
     domain: domains.Domain
     generator: Generator
-    encoder: StyleTransformer
+    encoder: Encoder
     device: str = "cpu"
     folder: Path = field(default_factory=domains.data_dir)
 
@@ -72,7 +72,8 @@ class Pipeline:
     @torch.no_grad()
     def invert(self, pictures) -> Float[Tensor, "b num_ws w_dim"]:
         """The W+ codes of pictures (see `images` for what is taken)."""
-        return torch.cat([self.encoder(part) for part in self.images(pictures).split(BATCH)])
+        parts = self.images(pictures).split(BATCH)
+        return torch.cat([self.encoder.invert(part, self.generator, self.domain.view) for part in parts])
 
     @torch.no_grad()
     def synthesize(self, codes: Codes, *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
@@ -104,26 +105,35 @@ class Pipeline:
         return weights.load(path, self.device) if path.is_dir() else None
 
 
-def load(domain: str | Path = "avatars", *, device: str = "auto", folder: str | Path | None = None) -> Pipeline:
+def load(
+    domain: str | Path = "avatars",
+    *,
+    device: str = "auto",
+    folder: str | Path | None = None,
+    encoder: str = "style_transformer",
+) -> Pipeline:
     """The pipeline of a domain, with its trained weights.
 
     domain: "avatars", "ffhq", "cars", or a folder of pictures. folder: of its networks (default `data/<domain>/`).
+    encoder: the folder of the encoder in it, e.g. "psp", "e4e" or "restyle_psp" of converted files.
     Raises `DomainError` for an unknown domain, `WeightsError` for missing or unfit weights.
     """
     device = pick_device(device)
     name = domains.short_name(domain)
     folder = Path(folder) if folder else domains.data_dir() / name
     generator = weights.load(folder / "generator", device)
-    encoder = weights.load(folder / "style_transformer", device)
+    net = weights.load(folder / encoder, device)
     found = domains.load(domain, resolution=generator.size)
-    check_fit(generator, encoder, found)
-    return Pipeline(found, generator, encoder, device, folder)
+    check_fit(generator, net, found)
+    return Pipeline(found, generator, net, device, folder)
 
 
-def check_fit(generator: Generator, encoder: StyleTransformer, domain: domains.Domain) -> None:
+def check_fit(generator: Generator, encoder: nn.Module, domain: domains.Domain) -> None:
     """Raises `WeightsError` when networks of different sizes are combined."""
     if generator.size != domain.resolution:
         raise WeightsError(f"the generator draws {generator.size} pixels, the domain has {domain.resolution}")
+    if not isinstance(encoder, Encoder):
+        raise WeightsError(f"a {type(encoder).__name__} is no encoder of pictures")
     if (encoder.num_ws, encoder.w_dim) != (generator.num_ws, generator.w_dim):
         raise WeightsError(
             f"the encoder gives codes of {encoder.num_ws} x {encoder.w_dim}, "

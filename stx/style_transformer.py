@@ -8,11 +8,11 @@ follows from the generator instead of being 18 for every resolution.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.backbone import IR_SE50, IRSE
+from stx.backbone import IR_SE50, IRSE, upsample_add
+from stx.encoder import Encoder
 from stx.stylegan2 import Generator, mapping_network
 
 STAGES = ("coarse", "medium", "fine")
@@ -45,8 +45,8 @@ class StyleTransformerEncoder(IRSE):
     def memories(self, image: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b tokens w_dim"]]:
         """What the queries attend to, coarse, medium and fine: feature maps flattened row by row."""
         c1, c2, c3 = super().forward(image)[-3:]
-        p2 = _upsample_add(c3, self.latlayer1(c2))
-        p1 = _upsample_add(p2, self.latlayer2(c1))
+        p2 = upsample_add(c3, self.latlayer1(c2))
+        p1 = upsample_add(p2, self.latlayer2(c1))
         return [p.flatten(2).transpose(1, 2) for p in (c3, p2, p1)]
 
     def forward(
@@ -64,47 +64,51 @@ class StyleTransformerEncoder(IRSE):
         return outputs
 
 
-def _upsample_add(coarse: Tensor, fine: Tensor) -> Tensor:
-    return F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=True) + fine
-
-
-class StyleTransformer(nn.Module):
+class StyleTransformer(Encoder):
     """Picture to W+ code: the encoder, its own copy of the mapping network, and the average code.
 
     num_ws, n_mlp: tokens and mapping depth of the generator; widths, units: of the backbone, the last width being the
     generator's w_dim. queries: learnt tokens, `num_ws` unless the checkpoint has more (released files have 18 for every
-    resolution): all attend to each other, the first `num_ws` are the code. The buffer `latent_avg [num_ws, w_dim]` is
-    added to the output.
+    resolution): all attend to each other, the first `num_ws` are the code. in_channels: 6 for one that refines.
     """
 
     def __init__(
-        self, *, num_ws: int, n_mlp: int, widths: Sequence[int], units: Sequence[int], queries: int | None = None
+        self,
+        *,
+        num_ws: int,
+        n_mlp: int,
+        widths: Sequence[int],
+        units: Sequence[int],
+        queries: int | None = None,
+        in_channels: int = 3,
     ):
-        super().__init__()
+        super().__init__(num_ws=num_ws, w_dim=widths[-1], in_channels=in_channels)
         queries = queries or num_ws
         if queries < num_ws:
             raise ValueError(f"{queries} queries cannot give {num_ws} tokens")
-        self.num_ws, self.w_dim = num_ws, widths[-1]
         self.config = {
             "num_ws": num_ws,
             "n_mlp": n_mlp,
             "widths": list(widths),
             "units": list(units),
             "queries": queries,
+            "in_channels": in_channels,
         }
-        self.encoder = StyleTransformerEncoder(num_ws=queries, widths=widths, units=units)
+        self.encoder = StyleTransformerEncoder(num_ws=queries, widths=widths, units=units, in_channels=in_channels)
         self.style = mapping_network(widths[-1], n_mlp)
-        self.register_buffer("latent_avg", torch.zeros(num_ws, widths[-1]))
 
     @classmethod
-    def for_generator(cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int]) -> "StyleTransformer":
+    def for_generator(
+        cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int], in_channels: int = 3
+    ) -> "StyleTransformer":
         """A new one that starts from the generator's mapping network, which is then trained with it (section 3.2).
 
         Raises `ValueError` when the last width is not the generator's w_dim.
         """
         if widths[-1] != generator.w_dim:
             raise ValueError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
-        net = cls(num_ws=generator.num_ws, n_mlp=generator.config["n_mlp"], widths=widths, units=units)
+        sizes = {"widths": widths, "units": units, "in_channels": in_channels}
+        net = cls(num_ws=generator.num_ws, n_mlp=generator.config["n_mlp"], **sizes)
         net.style.load_state_dict(generator.style.state_dict())
         net.latent_avg.copy_(generator.w_avg())
         return net
@@ -113,7 +117,7 @@ class StyleTransformer(nn.Module):
         """The initial style tokens: z through the mapping network."""
         return self.style(self.encoder.z[0])
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
-        """The W+ codes of pictures in [-1, 1]."""
+    def offsets(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b num_ws w_dim"]:
+        """Codes as offsets from the average."""
         query = self.queries().expand(len(image), -1, -1)
-        return self.encoder(image, query)[:, : self.num_ws] + self.latent_avg
+        return self.encoder(image, query)[:, : self.num_ws]

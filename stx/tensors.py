@@ -1,10 +1,12 @@
 """Named tensors of a file, each of which must be accounted for."""
 
+import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stx.ops import fir_kernel
 from stx.pickles import WeightsError
@@ -67,3 +69,60 @@ def check_state(given: dict, expected: dict, source: str) -> None:
             problems.append(f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
     if problems:
         raise WeightsError(f"{source} does not fit the network: tensors {'; '.join(problems)}")
+
+
+def need(state: dict, names: Iterable[str], source: str) -> None:
+    """Raises `WeightsError` naming the first of `names` that is not there."""
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise WeightsError(f"{source}: {len(missing)} tensors missing ({some(missing)})")
+
+
+def canonical(key: str) -> str:
+    """A key without DataParallel's `module`."""
+    return ".".join(part for part in key.split(".") if part != "module")
+
+
+def floats(state: Any) -> State:
+    """A state dict in float32 with canonical keys."""
+    return {canonical(k): v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def parts_of(
+    state: State, prefixes: tuple[str, ...], source: str, optional: set[str] = frozenset()
+) -> dict[str, State]:
+    """The tensors below each prefix, every one accounted for. Raises `WeightsError` for a part that has none."""
+    parts = {p: {k[len(p) + 1 :]: v for k, v in state.items() if k.startswith(p + ".")} for p in prefixes}
+    missing = [p for p in prefixes if not parts[p] and p not in optional]
+    if missing:
+        raise WeightsError(f"{source}: no tensors of the {missing[0]} in it (first: {some(state)})")
+    refuse_unknown({k for k in state if not k.startswith(tuple(p + "." for p in prefixes))}, source)
+    return parts
+
+
+def rows_of(average: Any, count: int, width: int, source: str) -> Tensor:
+    """An average as [count, width]: files have [width], [1, width] or [count, width]."""
+    given = torch.as_tensor(average).float()
+    rows = given[None] if given.ndim == 1 else given
+    if rows.ndim != 2 or rows.shape[1] != width or len(rows) not in (1, count):
+        raise WeightsError(f"{source}: latent_avg is {list(given.shape)}: expected [{width}] or [{count}, {width}]")
+    return rows.expand(count, -1).clone()
+
+
+def empty(kind: type, **sizes: Any) -> Any:
+    """A network of these sizes whose weights are about to be read: nothing is drawn or held twice."""
+    with torch.device("meta"):
+        return kind(**sizes)
+
+
+def load_into(net: nn.Module, state: State, source: str) -> Any:
+    """The network with these tensors, each accounted for."""
+    check_state(state, net.state_dict(), source)
+    net.load_state_dict(state, assign=True)
+    return net
+
+
+def plain(opts: Any) -> dict:
+    """Options as JSON takes them."""
+    opts = vars(opts) if hasattr(opts, "__dict__") else opts
+    return json.loads(json.dumps(opts, default=str)) if isinstance(opts, dict) else {}

@@ -23,6 +23,7 @@ from stx.identity import IdentityNet, MobileFace, MoCo
 from stx.latent_classifier import LatentClassifier
 from stx.pickles import WeightsError
 from stx.projected import ProjectedDiscriminator
+from stx.psp import PSP
 from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
@@ -34,6 +35,7 @@ NETWORKS = {
     "discriminator": Discriminator,
     "projected_discriminator": ProjectedDiscriminator,
     "style_transformer": StyleTransformer,
+    "psp": PSP,
     "classifier": AttributeClassifier,
     "identity": IdentityNet,
     "moco": MoCo,

@@ -6,6 +6,7 @@ from stx.classifier import AttributeClassifier
 from stx.directions import Directions
 from stx.identity import IdentityNet, MobileFace, MoCo
 from stx.latent_classifier import LatentClassifier
+from stx.psp import PSP
 from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
@@ -23,6 +24,7 @@ def tiny():
         "generator": generator,
         "discriminator": Discriminator(size=SIZE, channel_base=64, channel_max=8),
         "style_transformer": StyleTransformer.for_generator(generator, **BACKBONE),
+        "psp": PSP.for_generator(generator, input_side=SIZE, **BACKBONE),
         "classifier": AttributeClassifier(size=SIZE, attributes=("Smiling", "Hat"), **BACKBONE),
         "identity": IdentityNet(size=SIZE, dim=5, **BACKBONE),
         "moco": MoCo(),
