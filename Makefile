@@ -1,4 +1,5 @@
 # make reproduce    every notebook on the avatars, with the shipped weights: figures/ and runs/avatars/
+# make explore      the latent explorer as a page in the browser
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,10 +7,13 @@ DOMAIN ?= avatars
 CORES ?= 2
 BIN = $(VENV)/bin
 
-.PHONY: reproduce test lint clean
+.PHONY: reproduce explore test lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN)
+
+explore: $(VENV)/installed
+	$(BIN)/voila notebooks/09_explorer.ipynb --template=lab
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest

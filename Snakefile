@@ -23,9 +23,10 @@ NOTEBOOKS = {
     "06_label_editing": "05_latent_classifier",
     "07_reference_editing": "05_latent_classifier",
     "08_attribute_dependency": "07_reference_editing",
+    "09_explorer": "05_latent_classifier",
     "10_photographs": "01_generator",
 }
-HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion", "05_latent_classifier", "07_reference_editing"}
+HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion", "05_latent_classifier", "07_reference_editing", "09_explorer"}
 
 
 def before(wildcards):
@@ -35,7 +36,19 @@ def before(wildcards):
 
 rule all:
     input:
+        RUNS + "/done/index",
+
+
+rule index:
+    input:
         expand(RUNS + "/done/{name}", name=NOTEBOOKS),
+    output:
+        touch(RUNS + "/done/index"),
+    params:
+        python=sys.executable,
+        out=OUT,
+    shell:
+        "{params.python} -m stx.cli index {params.out}"
 
 
 rule notebook:

@@ -12,7 +12,7 @@ import torch
 
 from stx import align, bench, checkpoints, domains, export, images, notebooks, pipeline, recipes, weights
 from stx.domains import DomainError
-from stx.figures import progress, provenance, save_table
+from stx.figures import progress, provenance, save_table, write_index
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument("--to", choices=["rosinality", "official"], required=True)
     exported.add_argument("--out", required=True, type=Path, metavar="FILE")
     exported.set_defaults(command=_export)
+
+    index = commands.add_parser("index", help="index.md of all figures and tables of a folder")
+    index.add_argument("folder", type=Path, metavar="DIR")
+    index.set_defaults(command=_index)
 
     run = commands.add_parser("run", help="execute a notebook with parameters")
     run.add_argument("notebook", type=Path)
@@ -204,6 +208,11 @@ def _export(options: argparse.Namespace) -> int:
     )
     export.write(networks, options.to, options.out, notes)
     print(f"{', '.join(networks)} in {options.to} form: {options.out}")
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    print(write_index(options.folder))
     return 0
 
 

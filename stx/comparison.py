@@ -4,8 +4,8 @@ A method is a function (ws, index of the attribute, target) -> (strength -> W+ c
 1 to add the attribute, 0 to remove it.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -38,57 +38,110 @@ def label_editing(classifier: nn.Module, *, order: Callable[..., Tensor] = editi
     return method
 
 
-def fit_methods(
-    pipe: Pipeline,
-    classifier: nn.Module,
-    ws: Float[Tensor, "n num_ws w_dim"],
-    logits: Float[np.ndarray, "n attributes"],
-    *,
-    flow_steps: int = 300,
-    transformer_steps: int = 300,
-    contrastive_steps: int = 150,
-    seed: int = 0,
-) -> dict[str, Method]:
-    """Every method by name. ws: sampled codes, all tokens alike; logits: of the image classifier on their pictures.
+class Methods(Mapping):
+    """Every method by name, each fitted when it is first asked for.
 
-    Methods without labels (GANSpace, SeFa, LatentCLR) give for an attribute the direction that goes with it best.
+    codes: gives, when a method first needs them, sampled codes (all tokens alike) and the image classifier's logits for
+    their pictures. Methods without labels (GANSpace, SeFa, LatentCLR) give for an attribute the direction that goes
+    with it best. The steps are those of StyleFlow, the latent transformer and LatentCLR. `watch`: see
+    `stx.learned_editing`. `fitted` holds what has been asked for.
     """
-    w = ws[:, 0].cpu().numpy()
-    labels = logits > 0
-    ws, probabilities = ws.to(pipe.device), torch.from_numpy(logits).float().sigmoid().to(pipe.device)
-    planes = [InterFaceGAN(seed=seed).fit(w, scores).direction_ for scores in logits.T]
-    free = [_conditioned(planes, k) for k in range(len(planes))]
-    space = GANSpace(components=min(COMPONENTS, *w.shape)).fit(w)
-    sefa = SeFa().fit(pipe.generator)
-    clr = LatentCLR(pipe.generator, steps=contrastive_steps, count=COMPONENTS, seed=seed).fit(ws[:, 0])
-    flow = StyleFlow(steps=flow_steps, seed=seed).fit(ws[:, 0], probabilities)
-    transformer = LatentTransformer(classifier, steps=transformer_steps, seed=seed).fit(ws, labels)
-    channels = [_channel(pipe, ws, labels[:, k]) for k in range(labels.shape[1])]
 
-    def by_flow(codes: Tensor, index: int, target: float) -> Edit:
-        now = classifier(codes)[0].sigmoid()
-        return lambda strength: flow.edit(codes, now, index, strength, target)
+    def __init__(
+        self,
+        pipe: Pipeline,
+        classifier: nn.Module,
+        codes: Callable[[], tuple[Tensor, np.ndarray]],
+        *,
+        flow_steps: int = 300,
+        transformer_steps: int = 300,
+        contrastive_steps: int = 150,
+        seed: int = 0,
+    ):
+        self.pipe, self.classifier, self.codes, self.seed = pipe, classifier, codes, seed
+        self.steps = {"flow": flow_steps, "transformer": transformer_steps, "contrastive": contrastive_steps}
+        self.watch: Callable[[float], None] | None = None
+        self.fitted: dict[str, Method] = {}
+        self._fit = {
+            "first order": lambda: label_editing(classifier),
+            "second order": lambda: label_editing(classifier, order=editing.second_order, seed=seed),
+            "InterFaceGAN": lambda: _global(self._planes()),
+            "InterFaceGAN, conditional": self._conditional,
+            "GANSpace": self._ganspace,
+            "SeFa": lambda: self._matched(SeFa().fit(pipe.generator).directions_[:COMPONENTS]),
+            "LatentCLR": self._latentclr,
+            "StyleSpace": self._stylespace,
+            "StyleFlow": self._styleflow,
+            "latent transformer": self._latent_transformer,
+        }
 
-    def by_transformer(codes: Tensor, index: int, target: float) -> Edit:
-        return lambda strength: transformer.edit(codes, index, strength if target > 0.5 else -strength)
+    def __getitem__(self, name: str) -> Method:
+        if name not in self.fitted:
+            self.fitted[name] = self._fit[name]()
+        return self.fitted[name]
 
-    def by_channel(codes: Tensor, index: int, target: float) -> Edit:
-        if channels[index] is None:
-            return lambda strength: codes
-        return lambda strength: channels[index].edit(codes, strength if target > 0.5 else -strength)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fit)
 
-    return {
-        "first order": label_editing(classifier),
-        "second order": label_editing(classifier, order=editing.second_order, seed=seed),
-        "InterFaceGAN": _global(planes),
-        "InterFaceGAN, conditional": _global(free),
-        "GANSpace": _global(_matched(space.directions_, w, logits)),
-        "SeFa": _global(_matched(sefa.directions_[:COMPONENTS], w, logits)),
-        "LatentCLR": _global(_matched(clr.directions_, w, logits)),
-        "StyleSpace": by_channel,
-        "StyleFlow": by_flow,
-        "latent transformer": by_transformer,
-    }
+    def __len__(self) -> int:
+        return len(self._fit)
+
+    @cached_property
+    def sampled(self) -> tuple[Tensor, np.ndarray]:
+        """The codes that methods are fitted on, and the logits of their pictures."""
+        ws, logits = self.codes()
+        return ws.to(self.pipe.device), logits
+
+    def _planes(self) -> list[np.ndarray]:
+        ws, logits = self.sampled
+        w = ws[:, 0].cpu().numpy()
+        return [InterFaceGAN(seed=self.seed).fit(w, scores).direction_ for scores in logits.T]
+
+    def _conditional(self) -> Method:
+        planes = self._planes()
+        others = [planes[:k] + planes[k + 1 :] for k in range(len(planes))]
+        return _global([conditioned(p, rest) if rest else p for p, rest in zip(planes, others, strict=True)])
+
+    def _matched(self, directions: np.ndarray) -> Method:
+        ws, logits = self.sampled
+        matches = [best_match(directions, ws[:, 0].cpu().numpy(), scores) for scores in logits.T]
+        return _global([sign * directions[index] for index, sign in matches])
+
+    def _ganspace(self) -> Method:
+        w = self.sampled[0][:, 0].cpu().numpy()
+        return self._matched(GANSpace(components=min(COMPONENTS, *w.shape)).fit(w).directions_)
+
+    def _latentclr(self) -> Method:
+        found = LatentCLR(self.pipe.generator, steps=self.steps["contrastive"], count=COMPONENTS, seed=self.seed)
+        return self._matched(found.fit(self.sampled[0][:, 0], self.watch).directions_)
+
+    def _stylespace(self) -> Method:
+        ws, logits = self.sampled
+        labels = logits > 0
+        found = [StyleSpace(self.pipe.generator).fit(ws, own) if own.sum() > 1 else None for own in labels.T]
+
+        def method(codes: Tensor, index: int, target: float) -> Edit:
+            if found[index] is None:
+                return lambda strength: codes
+            return lambda strength: found[index].edit(codes, strength if target > 0.5 else -strength)
+
+        return method
+
+    def _styleflow(self) -> Method:
+        ws, logits = self.sampled
+        probabilities = torch.from_numpy(logits).float().sigmoid().to(ws)
+        flow = StyleFlow(steps=self.steps["flow"], seed=self.seed).fit(ws[:, 0], probabilities, self.watch)
+
+        def method(codes: Tensor, index: int, target: float) -> Edit:
+            now = self.classifier(codes)[0].sigmoid()
+            return lambda strength: flow.edit(codes, now, index, strength, target)
+
+        return method
+
+    def _latent_transformer(self) -> Method:
+        found = LatentTransformer(self.classifier, steps=self.steps["transformer"], seed=self.seed)
+        found.fit(self.sampled[0], self.sampled[1] > 0, self.watch)
+        return lambda codes, index, target: lambda s: found.edit(codes, index, s if target > 0.5 else -s)
 
 
 @torch.no_grad()
@@ -145,16 +198,3 @@ def _global(directions: list[np.ndarray]) -> Method:
         return partial(edit, ws, direction if target > 0.5 else -direction)
 
     return method
-
-
-def _conditioned(planes: list[np.ndarray], k: int) -> np.ndarray:
-    return conditioned(planes[k], planes[:k] + planes[k + 1 :]) if len(planes) > 1 else planes[k]
-
-
-def _matched(directions: np.ndarray, w: np.ndarray, logits: np.ndarray) -> list[np.ndarray]:
-    matches = [best_match(directions, w, scores) for scores in logits.T]
-    return [sign * directions[index] for index, sign in matches]
-
-
-def _channel(pipe: Pipeline, ws: Tensor, labels: np.ndarray) -> StyleSpace | None:
-    return StyleSpace(pipe.generator).fit(ws, labels) if labels.sum() > 1 else None

@@ -39,14 +39,25 @@ def label_gradient(
     classifier: nn.Module, ws: Float[Tensor, "b num_ws w_dim"], index: Sequence[int], target: Sequence[float]
 ) -> Float[Tensor, "b num_ws w_dim"]:
     """The gradient of each code's own loss BCE(C_l^k(w), y): attribute `index[i]`, label `target[i]` for code i."""
+    return _gradient(classifier, ws, index, lambda logits: _bce(logits, target))
+
+
+def _logit_gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int]) -> Tensor:
+    return _gradient(classifier, ws, index, torch.sum)
+
+
+def _gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int], of: Callable[[Tensor], Tensor]) -> Tensor:
     ws = ws.detach().requires_grad_()
     with torch.enable_grad():
         logits, _ = classifier(ws)
         chosen = logits.gather(1, torch.as_tensor(index, device=ws.device)[:, None])[:, 0]
-        wanted = torch.as_tensor(target, device=ws.device, dtype=chosen.dtype)
-        loss = F.binary_cross_entropy_with_logits(chosen, wanted, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, ws)
+        (gradient,) = torch.autograd.grad(of(chosen), ws)
     return gradient
+
+
+def _bce(logits: Tensor, target: Sequence[float]) -> Tensor:
+    wanted = torch.as_tensor(target, device=logits.device, dtype=logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
 
 
 def first_order(
@@ -57,8 +68,13 @@ def first_order(
     *,
     per_token: bool = False,
 ) -> Float[Tensor, "b num_ws w_dim"]:
-    """-g / |g|: the direction in which each code's loss falls fastest."""
-    return -normalise(label_gradient(classifier, ws, index, target), per_token=per_token)
+    """-g / |g|: the direction in which each code's loss falls fastest.
+
+    g is (P - y) times the gradient of the logit; only its direction counts, so the logit's is taken: the factor rounds
+    to zero where the classifier is certain.
+    """
+    sign = torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)
+    return normalise(sign[:, None, None] * _logit_gradient(classifier, ws, index), per_token=per_token)
 
 
 def second_order(
@@ -80,11 +96,12 @@ def second_order(
     """
     random = torch.Generator().manual_seed(seed)
     zero = label_gradient(classifier, ws, index, target)
+    first = first_order(classifier, ws, index, target)
     direction = normalise(torch.randn(ws.shape, generator=random).to(ws))
     for _ in range(iterations):
         change = (label_gradient(classifier, ws + xi * direction, index, target) - zero) / xi
         size = change.norm(dim=(1, 2), keepdim=True)
-        direction = torch.where(size > 1e-9, normalise(change), -normalise(zero))
+        direction = torch.where(size > 1e-9, normalise(change), first)
     sign = -torch.sign((direction * zero).sum((1, 2), keepdim=True))
     direction = torch.where(sign == 0, direction, sign * direction)
     return normalise(direction, per_token=True) if per_token else direction

@@ -35,6 +35,9 @@ RC = {
 }
 
 
+LONG_TABLE = 60  # lines from which the index only links a table
+
+
 def use_style() -> None:
     """The look of all figures: readable at column width, in grey and by colour-blind readers."""
     sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=RC)
@@ -78,6 +81,30 @@ def save_table(table: pd.DataFrame, name: str, folder: str | Path, record: dict,
     body = table.to_markdown(index=False, floatfmt=".4g")
     write_text(folder / f"{name}.md", "\n\n".join(part for part in (body, note, made) if part) + "\n")
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
+
+
+def write_index(folder: str | Path) -> Path:
+    """`index.md`: every figure and table of a folder by notebook, with its parameters, commit and time."""
+    folder = Path(folder)
+    entries: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        given = record["parameters"]
+        source = given.get("notebook") or given.get("command", "")
+        told = ", ".join(f"{k} {v}" for k, v in given.items() if k not in ("notebook", "command"))
+        made = f"{told}; commit {record['commit'][:12]}, {record['device']}, {record['made']}"
+        name = path.stem
+        lines = [f"### {name}", "", f"{made}.", ""]
+        if (folder / f"{name}.png").is_file():
+            lines += [f"![{name}]({name}.png)", "", f"[PDF]({name}.pdf)", ""]
+        if (folder / f"{name}.md").is_file():
+            table = (folder / f"{name}.md").read_text().split("\n\nMade ")[0]
+            shown = [table, ""] if table.count("\n") < LONG_TABLE else []
+            lines += [*shown, f"[table]({name}.md), [CSV]({name}.csv)", ""]
+        entries.setdefault(source, []).append("\n".join(lines))
+    parts = [f"## {source}\n\n" + "\n".join(found) for source, found in sorted(entries.items())]
+    write_text(folder / "index.md", "# Figures and tables\n\n" + "\n".join(parts))
+    return folder / "index.md"
 
 
 def show_grid(

@@ -4,6 +4,7 @@ One reader for every path into the package, so that a grey, transparent, 16-bit 
 everywhere, and a broken one is refused with its name.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +21,27 @@ class ImageError(ValueError):
     """A picture that cannot be used; the message names the file and the remedy."""
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """A picture file as uint8 RGB `[h, w, 3]`, upright.
+def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
+    """A picture file, or the bytes of one called `name`, as uint8 RGB `[h, w, 3]`, upright.
 
     EXIF rotation is applied, transparency is laid on white, grey is repeated to three channels, 16 bits become 8.
     Raises `ImageError` for a missing, truncated, oversized or non-image file.
     """
+    name = name or str(path)
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{path}: {image.width} x {image.height} pixels is too large; shrink it first")
+                raise ImageError(f"{name}: {image.width} x {image.height} pixels is too large; shrink it first")
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{name}: no such file") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: not a picture that Pillow can read; convert it to PNG or JPEG") from None
+        raise ImageError(f"{name}: not a picture that Pillow can read; convert it to PNG or JPEG") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: damaged or incomplete picture ({error}); fetch or export it again") from None
+        raise ImageError(f"{name}: damaged or incomplete picture ({error}); fetch or export it again") from None
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Editors that are themselves trained, to compare label editing with: StyleFlow, latent transformer, LatentCLR.
 
-Estimators as in `stx.directions`: `fit` on codes, `edit(ws, strength)`. All train in a minute or two on a CPU.
+Estimators as in `stx.directions`: `fit` on codes, `edit(ws, strength)`. All train in a minute or two on a CPU. `watch`
+is called with the share that is done; what it raises ends the training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,15 @@ from zuko.flows import CNF
 from stx.domains import batch_positions
 from stx.figures import progress
 from stx.stylegan2 import Generator
+
+Watch = Callable[[float], None]
+
+
+def _steps(count: int, name: str, watch: Watch | None) -> Iterator[int]:
+    for step in progress(range(count), desc=name, unit="step"):
+        if watch:
+            watch(step / count)
+        yield step
 
 
 class StyleFlow:
@@ -39,7 +49,12 @@ class StyleFlow:
         self.hidden, self.steps, self.batch, self.lr = hidden, steps, batch, lr
         self.tolerance, self.seed = tolerance, seed
 
-    def fit(self, w: Float[Tensor, "n w_dim"], probabilities: Float[Tensor, "n attributes"]) -> "StyleFlow":
+    def fit(
+        self,
+        w: Float[Tensor, "n w_dim"],
+        probabilities: Float[Tensor, "n attributes"],
+        watch: Watch | None = None,
+    ) -> "StyleFlow":
         """Samples of W and the probabilities of their attributes. `losses_` is the curve, in nats per number."""
         torch.manual_seed(self.seed)
         self.mean_, self.std_ = w.mean(0), w.std(0).clamp_min(1e-6)
@@ -54,7 +69,7 @@ class StyleFlow:
         optimizer = torch.optim.Adam(self.flow_.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         normed, self.losses_ = (w - self.mean_) / self.std_, []
-        for step in progress(range(self.steps), desc="StyleFlow", unit="step"):
+        for step in _steps(self.steps, "StyleFlow", watch):
             where = batch_positions(len(w), min(self.batch, len(w)), step, self.seed)
             loss = -self.flow_(probabilities[where]).log_prob(normed[where]).mean() / w.shape[1]
             optimizer.zero_grad()
@@ -105,7 +120,12 @@ class LatentTransformer:
         self.classifier, self.steps, self.batch, self.lr = classifier, steps, batch, lr
         self.weights, self.seed = weights, seed
 
-    def fit(self, ws: Float[Tensor, "n num_ws w_dim"], labels: Bool[np.ndarray, "n attributes"]) -> "LatentTransformer":
+    def fit(
+        self,
+        ws: Float[Tensor, "n num_ws w_dim"],
+        labels: Bool[np.ndarray, "n attributes"],
+        watch: Watch | None = None,
+    ) -> "LatentTransformer":
         """Codes, and labels from which only the correlation of attributes is taken. `losses_` is the curve."""
         torch.manual_seed(self.seed)
         count, (num_ws, d) = labels.shape[1], ws.shape[1:]
@@ -117,7 +137,7 @@ class LatentTransformer:
         optimizer = torch.optim.Adam([self.maps_, self.offsets_], lr=self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         size, self.losses_ = min(self.batch * count, len(ws) - len(ws) % count), []
-        for step in progress(range(self.steps), desc="latent transformer", unit="step"):
+        for step in _steps(self.steps, "latent transformer", watch):
             codes = ws[batch_positions(len(ws), size, step, self.seed)]
             codes = rearrange(codes, "(k b) n d -> k b n d", k=count)
             loss = self._loss(codes, free)
@@ -179,14 +199,14 @@ class LatentCLR:
         self.generator, self.count, self.layer, self.length = generator, count, layer, length
         self.steps, self.codes, self.temperature, self.seed = steps, codes, temperature, seed
 
-    def fit(self, w: Float[Tensor, "n w_dim"]) -> "LatentCLR":
+    def fit(self, w: Float[Tensor, "n w_dim"], watch: Watch | None = None) -> "LatentCLR":
         """Samples of W; every step takes `codes` of them. `losses_` is the curve."""
         torch.manual_seed(self.seed)
         free = torch.randn(self.count, w.shape[1], device=w.device, requires_grad=True)
         optimizer = torch.optim.Adam([free], lr=1e-2)
         group = torch.arange(self.count, device=w.device).repeat_interleave(self.codes)
         self.losses_ = []
-        for step in progress(range(self.steps), desc="LatentCLR", unit="step"):
+        for step in _steps(self.steps, "LatentCLR", watch):
             chosen = w[batch_positions(len(w), min(self.codes, len(w)), step, self.seed)]
             moved = chosen[None] + self.length * F.normalize(free, dim=1)[:, None]
             changes = self._features(moved.flatten(0, 1)) - self._features(chosen).repeat(self.count, 1).detach()

@@ -280,9 +280,11 @@ def train_reference_editor(
     folder: str | Path,
     *,
     device: str = "cpu",
+    watch: Callable[[float], None] = lambda share: None,
 ) -> tuple[ReferenceEditor, pd.DataFrame]:
     """An editor that carries `attribute` over from a reference, and the log; 9 of 10 codes train, the others validate.
 
+    watch: called with the share that is done; what it raises ends the training.
     Raises `EditError` for an attribute that `classifier` does not know.
     """
     index = position(attribute, classifier.attributes)
@@ -303,7 +305,12 @@ def train_reference_editor(
     )
     config = asdict(recipe) | {"attribute": attribute, "codes": len(codes), "sum": float(codes.double().sum())}
     config["classifier"] = fingerprint(classifier)
-    log = _train(task, recipe, folder, config, evaluate=lambda step: task.validate(held_out), evaluate_every=100)
+
+    def validate(step: int) -> dict[str, float]:
+        watch(step / recipe.steps)
+        return task.validate(held_out)
+
+    log = _train(task, recipe, folder, config, evaluate=validate, evaluate_every=25)
     return editor.eval(), log
 
 

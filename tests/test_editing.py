@@ -133,3 +133,17 @@ def test_walking_and_the_strength_for_a_probability(small):
     short = editing.edit(ws, direction, (found - 0.3).clamp_min(0).nan_to_num())
     moved = reached & (found > 0.3)
     assert ((-losses(short)).exp()[moved] < 0.7).all()
+
+
+def test_directions_where_the_classifier_is_certain(small):
+    """BCE's gradient rounds to zero there; the direction does not."""
+    torch.manual_seed(0)
+    certain = LatentClassifier(num_ws=3, w_dim=5, attributes=("Bald", "Smiling"), hidden=(16, 12), dim=4).eval()
+    certain.load_state_dict(small.state_dict())
+    certain.logit_bias.data += 100.0
+    ws = torch.randn(4, 3, 5)
+    assert not editing.label_gradient(certain, ws, [1] * 4, [1.0] * 4).any()
+    expected = editing.first_order(small, ws, [1] * 4, [1.0] * 4)
+    for order in (editing.first_order, editing.second_order):
+        torch.testing.assert_close(order(certain, ws, [1] * 4, [1.0] * 4), expected)
+    torch.testing.assert_close(editing.first_order(certain, ws, [1] * 4, [0.0] * 4), -expected)

@@ -74,8 +74,9 @@ def test_every_method_edits_codes_under_one_call(tiny):
     ws = pipe.sample(120).contiguous()
     logits = ws[:, 0, :2].numpy() - ws[:, 0, :2].mean(0).numpy()
     few = {"flow_steps": 2, "transformer_steps": 2, "contrastive_steps": 2}
-    methods = comparison.fit_methods(pipe, net, ws, logits, **few)
+    methods = comparison.Methods(pipe, net, lambda: (ws, logits), **few)
     assert len(methods) == 10
+    assert not methods.fitted
     unedited = pipe.synthesize(ws[:3])
     for name, method in methods.items():
         for target in (0.0, 1.0):
