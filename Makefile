@@ -1,4 +1,5 @@
 # make reproduce    every notebook on the avatars, with the shipped weights: figures/ and runs/avatars/
+# make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
 PYTHON ?= python3
@@ -7,10 +8,18 @@ DOMAIN ?= avatars
 CORES ?= 2
 BIN = $(VENV)/bin
 
-.PHONY: reproduce explore test lint clean
+SEEDS ?= 3
+.PHONY: reproduce sweep explore test lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN)
+
+sweep: $(VENV)/installed
+	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do \
+		$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN) seed=$$seed \
+			out=runs/sweep/$$seed/figures runs=runs/sweep/$$seed || exit 1; \
+	done
+	$(BIN)/stx sweep runs/sweep/*/figures --out figures
 
 explore: $(VENV)/installed
 	$(BIN)/voila notebooks/09_explorer.ipynb --template=lab

@@ -21,7 +21,7 @@ NOTEBOOKS = {
     "03_inversion_quality": "01_generator",
     "05_latent_classifier": "01_generator",
     "06_label_editing": "05_latent_classifier",
-    "07_reference_editing": "05_latent_classifier",
+    "07_reference_editing": "06_label_editing",
     "08_attribute_dependency": "07_reference_editing",
     "09_explorer": "05_latent_classifier",
     "10_photographs": "01_generator",

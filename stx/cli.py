@@ -12,7 +12,7 @@ import torch
 
 from stx import align, bench, checkpoints, domains, export, images, notebooks, pipeline, recipes, weights
 from stx.domains import DomainError
-from stx.figures import progress, provenance, save_table, write_index
+from stx.figures import progress, provenance, save_table, sweep, write_index
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument("--to", choices=["rosinality", "official"], required=True)
     exported.add_argument("--out", required=True, type=Path, metavar="FILE")
     exported.set_defaults(command=_export)
+
+    swept = commands.add_parser("sweep", help="mean and sd of the tables of several runs")
+    swept.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="figure folders of runs with other seeds")
+    swept.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="gets sweep_NAME.csv and .md")
+    swept.set_defaults(command=_sweep)
 
     index = commands.add_parser("index", help="index.md of all figures and tables of a folder")
     index.add_argument("folder", type=Path, metavar="DIR")
@@ -208,6 +213,14 @@ def _export(options: argparse.Namespace) -> int:
     )
     export.write(networks, options.to, options.out, notes)
     print(f"{', '.join(networks)} in {options.to} form: {options.out}")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    names = sweep(
+        options.folders, options.out, provenance(command="stx sweep", folders=list(map(str, options.folders)))
+    )
+    print("\n".join(names))
     return 0
 
 

@@ -83,6 +83,33 @@ def save_table(table: pd.DataFrame, name: str, folder: str | Path, record: dict,
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
 
 
+def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[str]:
+    """Means and standard deviations of the tables that several folders share: `sweep_NAME.csv` in `out`; their names.
+
+    Rows belong together by their words, or by position in tables without; tables of single pictures are left out.
+    Raises `ValueError` for fewer than two folders.
+    """
+    if len(folders) < 2:
+        raise ValueError(f"{len(folders)} folders: a sweep needs two or more")
+    shared = set.intersection(*({p.name for p in Path(f).glob("*.csv")} for f in folders))
+    written = []
+    for name in sorted(shared):
+        tables = [pd.read_csv(Path(f) / name) for f in folders]
+        numbers = list(tables[0].select_dtypes("number").columns)
+        words = [c for c in tables[0].columns if c not in numbers]
+        if not numbers or len(tables[0]) > LONG_TABLE:
+            continue
+        stacked = pd.concat([t.assign(row=range(len(t))) for t in tables])
+        groups = stacked.groupby(words or ["row"], sort=False, dropna=False)[numbers]
+        mean, sd = groups.mean(), groups.std().add_suffix(" sd")
+        ordered = [c for n in numbers for c in (n, f"{n} sd")]
+        table = mean.join(sd)[ordered].reset_index()
+        note = f"Mean and standard deviation over {len(folders)} runs."
+        save_table(table, f"sweep_{Path(name).stem}", out, record, note=note)
+        written.append(f"sweep_{Path(name).stem}")
+    return written
+
+
 def write_index(folder: str | Path) -> Path:
     """`index.md`: every figure and table of a folder by notebook, with its parameters, commit and time."""
     folder = Path(folder)

@@ -1,0 +1,39 @@
+"""Index and sweep: what is written from the records and tables of other runs."""
+
+import pandas as pd
+import pytest
+
+from stx import cli, figures
+
+
+def test_index_shows_every_figure_and_table_with_its_record(tmp_path):
+    record = figures.provenance(notebook="03_inversion_quality", seed=4)
+    figures.use_style()
+    figures.save_figure(figures.plt.figure(), "03_picture", tmp_path, record)
+    figures.save_table(pd.DataFrame({"a": [1.5]}), "03_short", tmp_path, record, note="A note.")
+    figures.save_table(pd.DataFrame({"a": range(200)}), "03_long", tmp_path, record)
+    assert cli.main(["index", str(tmp_path)]) == 0
+    text = (tmp_path / "index.md").read_text()
+    assert text.count("## 03_inversion_quality") == 1
+    assert "![03_picture](03_picture.png)" in text
+    assert "seed 4; commit" in text
+    assert "A note." in text
+    assert "| 150 |" not in text
+    assert "[table](03_long.md)" in text
+
+
+def test_sweep_is_mean_and_sd_by_row(tmp_path):
+    record = figures.provenance(notebook="x")
+    for seed, values in enumerate(([1.0, 10.0], [3.0, 10.0])):
+        table = pd.DataFrame({"metric": ["L2", "ID"], "value": values})
+        figures.save_table(table if seed else table[::-1], "03_quality", tmp_path / str(seed), record)
+        figures.save_table(pd.DataFrame({"v": range(100)}), "03_per_picture", tmp_path / str(seed), record)
+    figures.save_table(table, "only_here", tmp_path / "0", record)
+    out = tmp_path / "out"
+    assert cli.main(["sweep", str(tmp_path / "0"), str(tmp_path / "1"), "--out", str(out)]) == 0
+    assert [p.name for p in out.glob("*.csv")] == ["sweep_03_quality.csv"]
+    got = pd.read_csv(out / "sweep_03_quality.csv").set_index("metric")
+    assert got.loc["L2"].tolist() == pytest.approx([2.0, 2**0.5])
+    assert got.loc["ID"].tolist() == pytest.approx([10.0, 0.0])
+    with pytest.raises(ValueError, match="1 folders: a sweep needs two"):
+        figures.sweep([tmp_path / "0"], out, record)
