@@ -47,7 +47,7 @@ class GanTask:
 
     mirror: flip half of the real pictures. mixing: probability that a sample takes two w's.
     r1_gamma, r1_every; pl_weight (0: off), pl_every: the lazy regularisers. ema_images: half-life of the average in
-    pictures, shortened to `ema_rampup` of the run so far.
+    pictures, shortened to `ema_rampup` of the run so far. head_start: first updates, of the discriminator alone.
     discriminator: of `stx.stylegan2` or `stx.projected`; R1 is taken on what it judges, pixels or features.
     """
 
@@ -67,6 +67,7 @@ class GanTask:
         pl_every: int = 4,
         ema_images: float = 10_000,
         ema_rampup: float = 0.05,
+        head_start: int = 0,
         seed: int = 0,
         device: str = "cpu",
     ):
@@ -76,7 +77,7 @@ class GanTask:
         self.data, self.batch, self.seed, self.device = data, batch, seed, device
         self.mirror, self.mixing, self.r1_gamma, self.r1_every = mirror, mixing, r1_gamma, r1_every
         self.pl_weight, self.pl_every, self.pl_mean = pl_weight, pl_every, 0.0
-        self.ema_images, self.ema_rampup = ema_images, ema_rampup
+        self.ema_images, self.ema_rampup, self.head_start = ema_images, ema_rampup, head_start
         self.g_optimizer = _lazy_adam(self.generator.parameters(), lr, pl_every if pl_weight else None)
         self.learning = [p for p in self.discriminator.parameters() if p.requires_grad]
         self.d_optimizer = _lazy_adam(self.learning, lr, r1_every if r1_gamma else None)
@@ -93,6 +94,8 @@ class GanTask:
         log = self._update_discriminator(real)
         if self.r1_gamma and step % self.r1_every == 0:
             log |= self._regularise_discriminator(real)
+        if step < self.head_start:
+            return log
         log |= self._update_generator()
         if self.pl_weight and step % self.pl_every == 0:
             log |= self._regularise_generator()

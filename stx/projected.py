@@ -76,13 +76,15 @@ class FeatureHead(nn.Module):
 class ProjectedDiscriminator(nn.Module):
     """One logit for the halved picture and one per scale of frozen features: `[b, 5]`.
 
-    size: side of the pictures, at least 64. Scales are measured on real pictures by `calibrate`, once.
+    size: side of the pictures; zoom: how much they are enlarged for the features, to at least 64 pixels in all. Small
+    pictures need it: the finest feature map is half as wide as what the features see. Scales are measured on real
+    pictures by `calibrate`, once.
     """
 
-    def __init__(self, *, size: int):
+    def __init__(self, *, size: int, zoom: int = 1):
         super().__init__()
-        self.config = {"size": size}
-        if size < 64:
+        self.config, self.zoom = {"size": size, "zoom": zoom}, zoom
+        if size * zoom < 64:
             raise ValueError(f"pictures of {size} pixels are too small for ImageNet features; the least is 64")
         self.features = EfficientNetFeatures()
         pairs = zip(TAPS.values(), WIDTHS, strict=True)
@@ -91,7 +93,7 @@ class ProjectedDiscriminator(nn.Module):
         self.mix_scales = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairs)
         for fixed in (*self.mix_channels, *self.mix_scales):
             nn.init.kaiming_normal_(fixed.requires_grad_(False).weight)
-        sides = [size // 2, *(size // 2 ** (i + 1) for i in range(len(WIDTHS)))]
+        sides = [size // 2, *(size * zoom // 2 ** (i + 1) for i in range(len(WIDTHS)))]
         self.heads = nn.ModuleList(FeatureHead(w, s) for w, s in zip((3, *WIDTHS), sides, strict=True))
         self.register_buffer("feature_scale", torch.ones(len(WIDTHS)))
         self.register_buffer("view_scale", torch.ones(len(self.heads)))
@@ -106,7 +108,10 @@ class ProjectedDiscriminator(nn.Module):
 
     def views(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """What is judged: the halved picture, and features mixed across channels, then from coarse to fine."""
-        maps = self.features(image.contiguous(memory_format=torch.channels_last))
+        seen = image.contiguous(memory_format=torch.channels_last)
+        if self.zoom > 1:
+            seen = F.interpolate(seen, scale_factor=self.zoom, mode="bilinear")
+        maps = self.features(seen)
         maps = [mix(x * scale) for mix, x, scale in zip(self.mix_channels, maps, self.feature_scale, strict=True)]
         for i in range(len(maps) - 2, -1, -1):
             up = F.interpolate(self.mix_scales[i](maps[i + 1]), size=maps[i].shape[2:], mode="bilinear")

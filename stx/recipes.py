@@ -44,6 +44,8 @@ class GeneratorRecipe:
     channel_base: int = 2048
     channel_max: int = 128
     projected: bool = True  # a discriminator on ImageNet features; else StyleGAN2's own, of the generator's channels
+    zoom: int = 2  # how much pictures are enlarged for the features
+    head_start: int = 0
     mirror: bool = False
     mixing: float = 0.7
     r1_gamma: float = 0.5
@@ -152,31 +154,33 @@ def train_generator(
     recipe: GeneratorRecipe,
     folder: str | Path,
     *,
-    start: tuple[Generator, Discriminator | ProjectedDiscriminator] | None = None,
+    start: tuple[Generator, Discriminator | ProjectedDiscriminator | None] | None = None,
     device: str = "cpu",
     evaluate_every: int = 500,
 ) -> tuple[Generator, Discriminator | ProjectedDiscriminator, pd.DataFrame]:
     """The averaged generator after `recipe.steps` updates, its discriminator, and the log.
 
-    start: networks whose weights to go on from instead of random ones. Sheets of samples go to `folder/samples`.
+    start: networks whose weights to go on from instead of random ones; None for a new discriminator. Sheets of samples
+    go to `folder/samples`.
     """
     torch.manual_seed(recipe.seed)
     data = domain.split("train", square=True)
     channels = {"channel_base": recipe.channel_base, "channel_max": recipe.channel_max}
     if recipe.projected:
-        discriminator = ProjectedDiscriminator(size=domain.resolution)
+        discriminator = ProjectedDiscriminator(size=domain.resolution, zoom=recipe.zoom)
         discriminator.calibrate(data.batch(range(min(CALIBRATION, len(data)))))
     else:
         discriminator = Discriminator(size=domain.resolution, **channels)
     generator = Generator(size=domain.resolution, z_dim=recipe.z_dim, n_mlp=recipe.n_mlp, **channels)
     for net, other in zip((generator, discriminator), start or (), strict=False):
-        net.load_state_dict(other.state_dict())
+        if other is not None:
+            net.load_state_dict(other.state_dict())
     task = GanTask(
         generator=generator,
         discriminator=discriminator,
         data=data,
         device=device,
-        **_without(recipe, "steps", "z_dim", "n_mlp", "projected", *channels),
+        **_without(recipe, "steps", "z_dim", "n_mlp", "projected", "zoom", *channels),
     )
 
     def sheet(step: int) -> dict[str, float]:
@@ -185,7 +189,7 @@ def train_generator(
         return {}
 
     config = {"domain": domain.name, "resolution": domain.resolution} | _without(recipe, "steps")
-    config |= {} if start is None else {"start": [fingerprint(net) for net in start]}
+    config |= {} if start is None else {"start": [fingerprint(net) for net in start if net is not None]}
     log = _train(task, recipe, folder, config, evaluate=sheet, evaluate_every=evaluate_every)
     task.average.latent_avg.copy_(task.average.mean_w())
     return task.average, task.discriminator.eval(), log
