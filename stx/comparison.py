@@ -134,14 +134,14 @@ class Methods(Mapping):
 
         def method(codes: Tensor, index: int, target: float) -> Edit:
             now = self.classifier(codes)[0].sigmoid()
-            return lambda strength: flow.edit(codes, now, index, strength, target)
+            return lambda strength: flow.edit(codes, strength, index, probabilities=now, target=target)
 
         return method
 
     def _latent_transformer(self) -> Method:
         found = LatentTransformer(self.classifier, steps=self.steps["transformer"], seed=self.seed)
         found.fit(self.sampled[0], self.sampled[1] > 0, self.watch)
-        return lambda codes, index, target: lambda s: found.edit(codes, index, s if target > 0.5 else -s)
+        return lambda codes, index, target: lambda s: found.edit(codes, s if target > 0.5 else -s, index)
 
 
 @torch.no_grad()

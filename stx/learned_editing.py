@@ -84,12 +84,16 @@ class StyleFlow:
     def edit(
         self,
         ws: Float[Tensor, "b num_ws w_dim"],
-        probabilities: Float[Tensor, "b attributes"],
-        index: int,
         strength: float,
+        index: int = 0,
+        *,
+        probabilities: Float[Tensor, "b attributes"],
         target: float = 1.0,
     ) -> Float[Tensor, "b num_ws w_dim"]:
-        """Codes whose attribute `index` has moved by `strength` times the way to `target`; 1 is all of it."""
+        """Codes whose attribute `index` has moved by `strength` times the way to `target`; 1 is all of it.
+
+        probabilities: of the attributes that the codes have now.
+        """
         wanted = probabilities.clone()
         wanted[:, index] += strength * (target - probabilities[:, index])
         tokens = rearrange((ws - self.mean_) / self.std_, "b n d -> (b n) d")
@@ -151,7 +155,9 @@ class LatentTransformer:
         return self
 
     @torch.no_grad()
-    def edit(self, ws: Float[Tensor, "b num_ws w_dim"], index: int, strength: float) -> Float[Tensor, "b num_ws w_dim"]:
+    def edit(
+        self, ws: Float[Tensor, "b num_ws w_dim"], strength: float, index: int = 0
+    ) -> Float[Tensor, "b num_ws w_dim"]:
         """`ws + strength * T(ws)`; positive strengths add the attribute, 1 is what it was trained for."""
         return ws + strength * self._moves(ws[None], slice(index, index + 1))[0]
 

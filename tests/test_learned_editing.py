@@ -28,10 +28,10 @@ def test_styleflow_moves_what_the_attribute_moves():
     assert np.mean(flow.losses_[-10:]) < np.mean(flow.losses_[:10]) - 0.2
     without = w[has[:, 0] == 0][:64, None].expand(-1, 2, -1)
     p = torch.zeros(64, 1)
-    change = (flow.edit(without, p, 0, 1.0) - without).mean((0, 1))
+    change = (flow.edit(without, 1.0, probabilities=p) - without).mean((0, 1))
     assert change[0] == pytest.approx(3, abs=0.5)
     assert change[1:].abs().max() < 0.3
-    torch.testing.assert_close(flow.edit(without, p, 0, 0.0), without)
+    torch.testing.assert_close(flow.edit(without, 0.0, probabilities=p), without)
 
 
 def test_latent_transformer_changes_the_attribute_and_keeps_the_rest():
@@ -41,10 +41,10 @@ def test_latent_transformer_changes_the_attribute_and_keeps_the_rest():
     found = LatentTransformer(Reader(), steps=200, batch=32, lr=1e-2, weights=(1.0, 0.01, 0.1)).fit(ws, labels)
     assert np.mean(found.losses_[-10:]) < 0.7 * np.mean(found.losses_[:10])
     without = ws[~labels[:, 0]][:50]
-    change = (found.edit(without, 0, 1.0) - without).mean(0)
+    change = (found.edit(without, 1.0) - without).mean(0)
     assert change[0, 0] > 0.3
     assert change[0, 0] > 3 * change.flatten()[1:].abs().max()
-    torch.testing.assert_close(found.edit(without, 1, 0.0), without)
+    torch.testing.assert_close(found.edit(without, 0.0, 1), without)
 
 
 def test_contrastive_loss_is_small_for_groups_that_agree():
