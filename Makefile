@@ -1,4 +1,5 @@
 # make reproduce    every notebook on the avatars, with the shipped weights: figures/ and runs/avatars/
+# make train        every encoder of stx.methods with one budget: hours; stopped and resumed at will
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
@@ -9,10 +10,13 @@ CORES ?= 2
 BIN = $(VENV)/bin
 
 SEEDS ?= 3
-.PHONY: reproduce sweep explore test lint clean
+.PHONY: reproduce train sweep explore test lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN)
+
+train: $(VENV)/installed
+	$(BIN)/snakemake -s train.smk --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN)
 
 sweep: $(VENV)/installed
 	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do \

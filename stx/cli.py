@@ -13,6 +13,7 @@ import torch
 from stx import align, bench, checkpoints, domains, export, images, notebooks, pipeline, recipes, weights
 from stx.domains import DomainError
 from stx.figures import progress, provenance, save_table, sweep, write_index
+from stx.methods import METHODS
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
@@ -45,10 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a network for a domain; goes on where it stopped")
     train.add_argument("network", choices=["generator", "encoder"])
     train.add_argument("domain", help="a folder of pictures, ffhq or cars")
+    train.add_argument("--method", default="style_transformer", choices=list(METHODS), help="of the encoder")
     train.add_argument("--steps", type=int, help="updates in all (default: of the avatars)")
     train.add_argument("--batch", type=int, default=16, help="pictures per update")
     train.add_argument("--resolution", type=int, help="side of a new generator's pictures (default 64)")
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--out", type=Path, metavar="DIR", help="gets the trained networks (default: data/DOMAIN)")
     train.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="checkpoints, samples, log")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     train.set_defaults(command=_train)
@@ -145,16 +148,16 @@ def _train(options: argparse.Namespace) -> int:
     else:
         generator = weights.load(home / "generator", device)
         identity = weights.load(home / "identity", device) if (home / "identity").is_dir() else None
-        recipe = recipes.encoder_recipe(domain, generator, **given)
+        recipe = recipes.encoder_recipe(domain, generator, method=options.method, **given)
         encoder, log = recipes.train_encoder(
-            domain, generator, recipe, run / "style_transformer", identity=identity, device=device
+            domain, generator, recipe, run / options.method, identity=identity, device=device
         )
-        done = {"style_transformer": encoder}
+        done = {options.method: encoder}
     if not log.empty and int(log["step"].max()) < recipe.steps:
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
     for name, net in done.items():
-        weights.ship(net, home / name, log, record)
-        print(f"trained {name}: {home / name}")
+        weights.ship(net, (options.out or home) / name, log, record)
+        print(f"trained {name}: {(options.out or home) / name}")
     return 0
 
 

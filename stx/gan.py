@@ -30,9 +30,9 @@ def discriminator_loss(real: Float[Tensor, "b k"], fake: Float[Tensor, "b k"]) -
 
 
 def r1_penalty(logits: Float[Tensor, "b k"], views: list[Tensor]) -> Float[Tensor, ""]:
-    """Mean squared norm of the gradient of D with respect to real inputs `[b, c, h, w]` (Mescheder et al. 2018)."""
+    """Mean squared norm of the gradient of D with respect to real inputs `[b, ...]` (Mescheder et al. 2018)."""
     gradients = torch.autograd.grad(logits.sum(), views, create_graph=True)
-    return sum(gradient.square().sum((1, 2, 3)).mean() for gradient in gradients)
+    return sum(gradient.flatten(1).square().sum(1).mean() for gradient in gradients)
 
 
 def path_lengths(image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b"]:

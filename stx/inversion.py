@@ -3,7 +3,7 @@
 The paper's weights are 1.0, 0.8 and 0.1, its optimiser Ranger at 1e-4 with batches of 8.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import lpips
 import torch
@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.domains import Dataset, batch_positions
+from stx.encoder import STEPS, Encoder
+from stx.extras import Extra
 from stx.ranger import Ranger
 from stx.stylegan2 import Generator
 
@@ -46,14 +48,15 @@ class InversionLoss(nn.Module):
 class InversionTask:
     """Trains an encoder so that the frozen generator draws its input again (a `training.Task`).
 
-    encoder: pictures to W+ codes. view: drawn pictures to the size of the data (`Domain.view`). lr may fall linearly to
-    zero over the last `decay` share of `steps`.
+    encoder: pictures to W+ codes; one that refines learns from each of its passes, the codes before being given
+    (ReStyle, section 3.2). view: drawn pictures to the size of the data (`Domain.view`). lr may fall linearly to zero
+    over the last `decay` share of `steps`. extras: see `stx.extras`.
     """
 
     def __init__(
         self,
         *,
-        encoder: nn.Module,
+        encoder: Encoder,
         generator: Generator,
         loss: InversionLoss,
         data: Dataset,
@@ -63,13 +66,14 @@ class InversionTask:
         decay: float = 0.0,
         mirror: bool = False,
         view: Callable[[Tensor], Tensor] = lambda image: image,
+        extras: Sequence[Extra] = (),
         seed: int = 0,
         device: str = "cpu",
     ):
         self.encoder, self.view = encoder.to(device), view
         self.generator = generator.to(device).eval().requires_grad_(False)
         self.loss, self.data, self.batch, self.mirror = loss.to(device), data, batch, mirror
-        self.seed, self.device = seed, device
+        self.seed, self.device, self.extras = seed, device, list(extras)
         self.optimizer = Ranger([p for p in encoder.parameters() if p.requires_grad], lr=lr)
 
         def rate(step: int) -> float:
@@ -82,22 +86,41 @@ class InversionTask:
         """Data positions of batch `step`."""
         return batch_positions(len(self.data), self.batch, step, self.seed).tolist()
 
-    def redraw(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The generator's pictures of the codes that the encoder finds."""
-        return self.view(self.generator(self.encoder(image), noise="const"))
+    def draw(self, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b 3 h w"]:
+        """The generator's pictures of codes."""
+        return self.view(self.generator(ws, noise="const"))
+
+    def passes(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Codes and pictures of each pass; gradients reach one pass only."""
+        if self.encoder.in_channels == 3:
+            ws = self.encoder(image)
+            yield ws, self.draw(ws)
+            return
+        ws = self.encoder.latent_avg.expand(len(image), -1, -1)
+        seen = self.draw(ws[:1]).expand(len(image), -1, -1, -1)
+        for _ in range(STEPS):
+            ws = ws.detach() + self.encoder.offsets(torch.cat([image, seen.detach()], 1))
+            seen = self.draw(ws)
+            yield ws, seen
 
     def step(self, step: int) -> dict[str, float]:
         """One update."""
         self.encoder.train()
+        for extra in self.extras:
+            extra.begin(step)
         image = self.data.batch(self.positions(step)).to(self.device)
         if self.mirror:
             image = torch.where(torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5, image.flip(3), image)
-        total, parts = self.loss(image, self.redraw(image))
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        for ws, drawn in self.passes(image):
+            total, parts = self.loss(image, drawn)
+            sum((extra.loss(ws, drawn) for extra in self.extras), total).backward()
         self.optimizer.step()
         self.schedule.step()
-        return {"loss": total.item()} | parts
+        log = {"loss": total.item()} | parts
+        for extra in self.extras:
+            log |= extra.update(image, ws.detach(), drawn.detach(), step)
+        return log
 
     @torch.no_grad()
     def validate(self, data: Dataset, batch: int = 64) -> dict[str, float]:
@@ -106,7 +129,7 @@ class InversionTask:
         sums: dict[str, float] = {}
         for first in range(0, len(data), batch):
             image = data.batch(range(first, min(first + batch, len(data)))).to(self.device)
-            parts = self.loss.parts(image, self.redraw(image))
+            parts = self.loss.parts(image, self.draw(self.encoder.invert(image, self.generator, self.view)))
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value.sum().item()
         means = {name: total / len(data) for name, total in sums.items()}
@@ -114,10 +137,13 @@ class InversionTask:
         return {f"val_{name}": value for name, value in means.items()}
 
     def state_dict(self) -> dict:
-        """Encoder, optimiser and schedule."""
-        return {name: getattr(self, name).state_dict() for name in ("encoder", "optimizer", "schedule")}
+        """Encoder, optimiser, schedule and the state of the extras."""
+        state = {name: getattr(self, name).state_dict() for name in ("encoder", "optimizer", "schedule")}
+        return state | {f"extra_{i}": extra.state_dict() for i, extra in enumerate(self.extras)}
 
     def load_state_dict(self, state: dict) -> None:
         """Takes back what `state_dict` gave."""
-        for name, value in state.items():
-            getattr(self, name).load_state_dict(value)
+        for name in ("encoder", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        for i, extra in enumerate(self.extras):
+            extra.load_state_dict(state[f"extra_{i}"])

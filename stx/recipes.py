@@ -16,14 +16,15 @@ from stx import avatars, images, latent_classifier, metrics
 from stx.classifier import AttributeClassifier, ClassifierTask, predict
 from stx.domains import Dataset, Domain, DomainError, drawn
 from stx.editing import position
+from stx.encoder import Encoder
 from stx.gan import GanTask
 from stx.identity import IdentityNet, IdentityTask, redrawn, verification
 from stx.inversion import InversionLoss, InversionTask
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
+from stx.methods import METHODS, build_encoder
 from stx.perceptual import load_lpips, vgg16_features
 from stx.projected import ProjectedDiscriminator
 from stx.reference_editing import ReferenceEditor, ReferenceTask
-from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
 from stx.training import train
 from stx.weights import fingerprint
@@ -58,8 +59,9 @@ class GeneratorRecipe:
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """Style Transformer and its training (see `stx.inversion.InversionTask`)."""
+    """An encoder and its training (see `stx.inversion.InversionTask`). method: one of `stx.methods.METHODS`."""
 
+    method: str = "style_transformer"
     steps: int = 4000
     batch: int = 16
     lr: float = 5e-4
@@ -202,17 +204,17 @@ def train_encoder(
     folder: str | Path,
     *,
     identity: torch.nn.Module | None = None,
-    start: StyleTransformer | None = None,
+    start: Encoder | None = None,
     device: str = "cpu",
     validation: int = 256,
     evaluate_every: int = 300,
-) -> tuple[StyleTransformer, pd.DataFrame]:
-    """A Style Transformer for a frozen generator, and the log with validation losses on `validation` pictures.
+) -> tuple[Encoder, pd.DataFrame]:
+    """An encoder for a frozen generator, and the log with validation losses on `validation` pictures.
 
     start: weights to go on from instead of random ones (the sizes must agree).
     """
     torch.manual_seed(recipe.seed)
-    encoder = StyleTransformer.for_generator(generator, widths=recipe.widths, units=recipe.units)
+    encoder, extras = build_encoder(METHODS[recipe.method], generator, domain, recipe, device)
     if start is not None:
         encoder.load_state_dict(start.state_dict())
     task = InversionTask(
@@ -221,8 +223,9 @@ def train_encoder(
         loss=InversionLoss(load_lpips("alex"), identity, {"l2": recipe.l2, "lpips": recipe.lpips, "id": recipe.id}),
         data=domain.split("train"),
         view=domain.view,
+        extras=extras,
         device=device,
-        **_without(recipe, "widths", "units", "l2", "lpips", "id"),
+        **_without(recipe, "method", "widths", "units", "l2", "lpips", "id"),
     )
     held_out = domain.split("val", validation)
     config = {"domain": domain.name, "generator": fingerprint(generator)} | asdict(recipe)

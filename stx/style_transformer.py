@@ -19,10 +19,22 @@ STAGES = ("coarse", "medium", "fine")
 HEADS, FEED_FORWARD, DROPOUT = 4, 1024, 0.1  # of the released code
 
 
+class CrossAttentionLayer(nn.TransformerDecoderLayer):
+    """A decoder layer whose tokens do not attend to each other."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        del self.self_attn
+
+    def _sa_block(self, x: Tensor, *_args, **_kwargs) -> Tensor:
+        return torch.zeros_like(x)
+
+
 class StyleTransformerEncoder(IRSE):
     """Picture and queries to codes, without the average.
 
-    widths, units: of the IR-SE backbone; the last width is the width of the tokens.
+    widths, units: of the IR-SE backbone; the last width is the width of the tokens. stages: how many of coarse, medium
+    and fine the queries attend to; self_attention: whether they attend to each other (the paper's ablations).
     """
 
     def __init__(
@@ -32,22 +44,33 @@ class StyleTransformerEncoder(IRSE):
         widths: Sequence[int] = IR_SE50["widths"],
         units: Sequence[int] = IR_SE50["units"],
         in_channels: int = 3,
+        stages: int = len(STAGES),
+        self_attention: bool = True,
     ):
         super().__init__(widths=widths, units=units, in_channels=in_channels)
         fine, medium, w_dim = widths[-3:]
         self.z = nn.Parameter(torch.randn(1, num_ws, w_dim))
-        self.latlayer1 = nn.Conv2d(medium, w_dim, 1)
-        self.latlayer2 = nn.Conv2d(fine, w_dim, 1)
-        for stage in STAGES:
-            layer = nn.TransformerDecoderLayer(w_dim, HEADS, FEED_FORWARD, DROPOUT, batch_first=True)
+        if not 1 <= stages <= len(STAGES):
+            raise ValueError(f"{stages} stages: expected 1 to {len(STAGES)}")
+        self.used = STAGES[:stages]
+        if stages > 1:
+            self.latlayer1 = nn.Conv2d(medium, w_dim, 1)
+        if stages > 2:
+            self.latlayer2 = nn.Conv2d(fine, w_dim, 1)
+        kind = nn.TransformerDecoderLayer if self_attention else CrossAttentionLayer
+        for stage in self.used:
+            layer = kind(w_dim, HEADS, FEED_FORWARD, DROPOUT, batch_first=True)
             self.add_module(f"transformerlayer_{stage}", layer)
 
     def memories(self, image: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b tokens w_dim"]]:
         """What the queries attend to, coarse, medium and fine: feature maps flattened row by row."""
         c1, c2, c3 = super().forward(image)[-3:]
-        p2 = upsample_add(c3, self.latlayer1(c2))
-        p1 = upsample_add(p2, self.latlayer2(c1))
-        return [p.flatten(2).transpose(1, 2) for p in (c3, p2, p1)]
+        maps = [c3]
+        if len(self.used) > 1:
+            maps.append(upsample_add(c3, self.latlayer1(c2)))
+        if len(self.used) > 2:
+            maps.append(upsample_add(maps[-1], self.latlayer2(c1)))
+        return [p.flatten(2).transpose(1, 2) for p in maps]
 
     def forward(
         self, image: Float[Tensor, "b c h w"], query: Float[Tensor, "b num_ws w_dim"]
@@ -58,7 +81,7 @@ class StyleTransformerEncoder(IRSE):
     def stages(self, image: Tensor, query: Tensor) -> list[Float[Tensor, "b num_ws w_dim"]]:
         """The tokens after the coarse, medium and fine layer."""
         tokens, outputs = query, []
-        for stage, memory in zip(STAGES, self.memories(image), strict=True):
+        for stage, memory in zip(self.used, self.memories(image), strict=True):
             tokens = getattr(self, f"transformerlayer_{stage}")(tokens, memory)
             outputs.append(tokens)
         return outputs
@@ -69,7 +92,8 @@ class StyleTransformer(Encoder):
 
     num_ws, n_mlp: tokens and mapping depth of the generator; widths, units: of the backbone, the last width being the
     generator's w_dim. queries: learnt tokens, `num_ws` unless the checkpoint has more (released files have 18 for every
-    resolution): all attend to each other, the first `num_ws` are the code. in_channels: 6 for one that refines.
+    resolution): all attend to each other, the first `num_ws` are the code. in_channels: 6 for one that refines. stages,
+    self_attention: see `StyleTransformerEncoder`; mapping: queries as z through the MLP, or free tokens.
     """
 
     def __init__(
@@ -81,6 +105,9 @@ class StyleTransformer(Encoder):
         units: Sequence[int],
         queries: int | None = None,
         in_channels: int = 3,
+        stages: int = len(STAGES),
+        self_attention: bool = True,
+        mapping: bool = True,
     ):
         super().__init__(num_ws=num_ws, w_dim=widths[-1], in_channels=in_channels)
         queries = queries or num_ws
@@ -93,23 +120,38 @@ class StyleTransformer(Encoder):
             "units": list(units),
             "queries": queries,
             "in_channels": in_channels,
+            "stages": stages,
+            "self_attention": self_attention,
+            "mapping": mapping,
         }
-        self.encoder = StyleTransformerEncoder(num_ws=queries, widths=widths, units=units, in_channels=in_channels)
-        self.style = mapping_network(widths[-1], n_mlp)
+        self.encoder = StyleTransformerEncoder(
+            num_ws=queries,
+            widths=widths,
+            units=units,
+            in_channels=in_channels,
+            stages=stages,
+            self_attention=self_attention,
+        )
+        self.style = mapping_network(widths[-1], n_mlp) if mapping else nn.Identity()
 
     @classmethod
     def for_generator(
-        cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int], in_channels: int = 3
+        cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int], **options
     ) -> "StyleTransformer":
         """A new one that starts from the generator's mapping network, which is then trained with it (section 3.2).
 
+        options: as the constructor's. Free tokens start as w of random z.
         Raises `ValueError` when the last width is not the generator's w_dim.
         """
         if widths[-1] != generator.w_dim:
             raise ValueError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
-        sizes = {"widths": widths, "units": units, "in_channels": in_channels}
-        net = cls(num_ws=generator.num_ws, n_mlp=generator.config["n_mlp"], **sizes)
-        net.style.load_state_dict(generator.style.state_dict())
+        n_mlp = generator.config["n_mlp"]
+        net = cls(num_ws=generator.num_ws, n_mlp=n_mlp, widths=widths, units=units, **options)
+        if net.config["mapping"]:
+            net.style.load_state_dict(generator.style.state_dict())
+        else:
+            with torch.no_grad():
+                net.encoder.z.copy_(generator.mapping(net.encoder.z[0].to(generator.latent_avg)))
         net.latent_avg.copy_(generator.w_avg())
         return net
 

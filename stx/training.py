@@ -78,16 +78,16 @@ def train(
                 window[name] = (total + value, count + 1)
             done = step + 1
             bar.update()
-            last = done == steps or stopped()
             if done % log_every == 0:
                 rows.append({"step": done} | {name: total / count for name, (total, count) in window.items()})
                 bar.set_postfix({k: f"{v:.3g}" for k, v in list(rows[-1].items())[1:4]})
                 window = {}
             if evaluate and (done % evaluate_every == 0 or done == steps):
                 rows.append({"step": done} | evaluate(done))
-            if done % save_every == 0 or last:
+            stop = stopped()  # asked once: what stops the loop has been saved
+            if done % save_every == 0 or done == steps or stop:
                 _save(task, folder, {"step": done, "config": config, "window": window}, rows)
-            if stopped():
+            if stop:
                 print(f"stopped after step {done} of {steps}; saved in {folder} ({time.monotonic() - started:.0f} s)")
                 break
     return pd.DataFrame(rows)

@@ -1,0 +1,63 @@
+"""The encoders that are compared: what each is made of. Data, backbone, losses and budget are the same for all.
+
+Style Transformer (Hu et al. 2022) and its ablations; pSp (Richardson et al. 2021), e4e (Tov et al. 2021), ReStyle over
+three of them (Alaluf et al. 2021), IDInvert's domain-guided encoder (Zhu et al. 2020).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stx.domains import Domain
+from stx.encoder import Encoder
+from stx.extras import Extra, Offsets, image_adversary, latent_adversary
+from stx.psp import PSP
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2 import Discriminator, Generator
+
+SLOWER = 0.2  # the rate of e4e's latent discriminator, as a share of the encoder's
+
+
+@dataclass(frozen=True)
+class Method:
+    """title: as tables have it; network and options: what `for_generator` is called with; extras: by name."""
+
+    title: str
+    network: type
+    options: dict[str, Any] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
+
+
+REFINES = {"head": "last map", "in_channels": 6}
+METHODS = {
+    "style_transformer": Method("Style Transformer", StyleTransformer),
+    "psp": Method("pSp", PSP),
+    "e4e": Method("e4e", PSP, {"progressive": True}, ("offsets", "latent")),
+    "restyle_psp": Method("ReStyle (pSp)", PSP, REFINES),
+    "restyle_e4e": Method("ReStyle (e4e)", PSP, REFINES | {"progressive": True}, ("offsets", "latent")),
+    "restyle_style_transformer": Method("ReStyle (Style Transformer)", StyleTransformer, {"in_channels": 6}),
+    "idinvert": Method("IDInvert encoder", PSP, {"head": "W+"}, ("image",)),
+    "one_stage": Method("Style Transformer, coarse only", StyleTransformer, {"stages": 1}),
+    "two_stages": Method("Style Transformer, coarse and medium", StyleTransformer, {"stages": 2}),
+    "no_self_attention": Method("Style Transformer, no self-attention", StyleTransformer, {"self_attention": False}),
+    "free_tokens": Method("Style Transformer, free tokens", StyleTransformer, {"mapping": False}),
+}
+
+
+def build_encoder(
+    method: Method, generator: Generator, domain: Domain, recipe: Any, device: str = "cpu"
+) -> tuple[Encoder, list[Extra]]:
+    """A new encoder of a method and what it needs beside the losses. recipe: an `EncoderRecipe`."""
+    options = dict(method.options)
+    if method.network is PSP:
+        options["input_side"] = max(domain.input_size)
+    encoder = method.network.for_generator(generator, widths=recipe.widths, units=recipe.units, **options)
+    return encoder, [_extra(name, encoder, generator, recipe, device) for name in method.extras]
+
+
+def _extra(name: str, encoder: Encoder, generator: Generator, recipe: Any, device: str) -> Extra:
+    if name == "offsets":
+        return Offsets(encoder, steps=recipe.steps)
+    if name == "latent":
+        return latent_adversary(generator, lr=SLOWER * recipe.lr, device=device)
+    sizes = {k: generator.config[k] for k in ("channel_base", "channel_max")}
+    return image_adversary(Discriminator(size=generator.size, **sizes), lr=recipe.lr, device=device)
