@@ -21,8 +21,8 @@ NOTEBOOKS = {
     "03_inversion_quality": "01_generator",
     "05_latent_classifier": "01_generator",
     "06_label_editing": "05_latent_classifier",
-    "07_reference_editing": "06_label_editing",
-    "08_attribute_dependency": "07_reference_editing",
+    "07_reference_editing": "05_latent_classifier",
+    "08_attribute_dependency": "05_latent_classifier",
     "09_explorer": "05_latent_classifier",
     "10_photographs": "01_generator",
 }

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from stx.figures import save_table
 
@@ -34,13 +35,15 @@ class Claim:
 def save(claims: list[Claim], folder: str | Path, record: dict) -> pd.DataFrame:
     """Puts claims into `claims.csv` and `claims.md` in place of what their notebooks had there; returns the table."""
     path = Path(folder) / "claims.csv"
-    new = pd.DataFrame([asdict(c) | {"verdict": c.verdict} for c in claims])
-    kept = pd.read_csv(path, dtype={"notebook": str}) if path.is_file() else new[:0]
-    kept = kept[~kept["notebook"].isin(new["notebook"])]
-    table = pd.concat([part for part in (kept, new) if len(part)]).sort_values(["notebook", "claim"])
+    path.parent.mkdir(parents=True, exist_ok=True)
     note = (
         "A difference is positive where the claim holds; it holds when the whole 95 % interval is positive, and does "
         "not when all of it is negative. Measured on our domain, generator and budget, not on the paper's."
     )
-    save_table(table, "claims", folder, record, note=note)
+    new = pd.DataFrame([asdict(c) | {"verdict": c.verdict} for c in claims])
+    with FileLock(path.with_name(".claims.lock")):  # notebooks run side by side
+        kept = pd.read_csv(path, dtype={"notebook": str}) if path.is_file() else new[:0]
+        kept = kept[~kept["notebook"].isin(new["notebook"])]
+        table = pd.concat([part for part in (kept, new) if len(part)]).sort_values(["notebook", "claim"])
+        save_table(table, "claims", folder, record, note=note)
     return table.reset_index(drop=True)

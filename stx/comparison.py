@@ -133,8 +133,7 @@ class Methods(Mapping):
         flow = StyleFlow(steps=self.steps["flow"], seed=self.seed).fit(ws[:, 0], probabilities, self.watch)
 
         def method(codes: Tensor, index: int, target: float) -> Edit:
-            now = self.classifier(codes)[0].sigmoid()
-            return lambda strength: flow.edit(codes, strength, index, probabilities=now, target=target)
+            return flow.editor(codes, self.classifier(codes)[0].sigmoid(), index, target)
 
         return method
 

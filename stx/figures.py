@@ -35,6 +35,7 @@ RC = {
 }
 
 
+LETTER, LINE = 0.065, 0.15  # inches of a letter of a row's name, and of a line of titles
 LONG_TABLE = 60  # lines from which the index only links a table
 
 
@@ -139,9 +140,9 @@ def show_grid(
 ) -> Figure:
     """Pictures in a grid: each row uint8 `[columns, h, w, 3]` or float `[columns, h, w]` in [0, 1] (drawn as a map)."""
     columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(size * columns, size * len(rows)), squeeze=False, layout="constrained"
-    )
+    side = LETTER * max(map(len, row_names), default=0)  # what the names take beside the pictures
+    width, height = size * columns + side, size * len(rows) + (LINE if titles else 0)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for i, row in enumerate(rows):
         for j, ax in enumerate(axes[i]):

@@ -94,14 +94,30 @@ class StyleFlow:
 
         probabilities: of the attributes that the codes have now.
         """
-        wanted = probabilities.clone()
-        wanted[:, index] += strength * (target - probabilities[:, index])
+        return self.editor(ws, probabilities, index, target)(strength)
+
+    @torch.no_grad()
+    def editor(
+        self,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        probabilities: Float[Tensor, "b attributes"],
+        index: int,
+        target: float = 1.0,
+    ) -> Callable[[float], Tensor]:
+        """`edit` for many strengths: what does not depend on them is computed once."""
         tokens = rearrange((ws - self.mean_) / self.std_, "b n d -> (b n) d")
-        given, asked = (p.repeat_interleave(ws.shape[1], 0) for p in (probabilities, wanted))
-        noise = self.flow_(given).transform(tokens)
-        moved = self.flow_(asked).transform.inv(noise)
-        again = self.flow_(given).transform.inv(noise)  # the solver's own error is no edit
-        return ws + rearrange(moved - again, "(b n) d -> b n d", n=ws.shape[1]) * self.std_
+        given = self.flow_(probabilities.repeat_interleave(ws.shape[1], 0)).transform
+        noise = given(tokens)
+        again = given.inv(noise)  # the solver's own error is no edit
+
+        @torch.no_grad()
+        def edit(strength: float) -> Tensor:
+            wanted = probabilities.clone()
+            wanted[:, index] += strength * (target - probabilities[:, index])
+            moved = self.flow_(wanted.repeat_interleave(ws.shape[1], 0)).transform.inv(noise)
+            return ws + rearrange(moved - again, "(b n) d -> b n d", n=ws.shape[1]) * self.std_
+
+        return edit
 
 
 class LatentTransformer:
