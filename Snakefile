@@ -17,15 +17,16 @@ SEED = config.get("seed", 0)
 NOTEBOOKS = {
     "00_domain": None,
     "01_generator": "00_domain",
-    "02_train_inversion": "01_generator",
-    "03_inversion_quality": "01_generator",
-    "05_latent_classifier": "01_generator",
+    "02_train_inversion": "00_domain",
+    "03_inversion_quality": "00_domain",
+    "05_latent_classifier": "00_domain",
     "06_label_editing": "05_latent_classifier",
     "07_reference_editing": "05_latent_classifier",
     "08_attribute_dependency": "05_latent_classifier",
     "09_explorer": "05_latent_classifier",
-    "10_photographs": "01_generator",
+    "10_photographs": "00_domain",
 }
+FIRST = "|".join(["05_latent_classifier", "07_reference_editing", "08_attribute_dependency"])  # the longest way
 HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion", "05_latent_classifier", "07_reference_editing", "09_explorer"}
 
 
@@ -59,6 +60,8 @@ rule notebook:
         weights=sorted(str(p) for p in Path("data").rglob("*") if p.suffix in (".json", ".safetensors")),
     output:
         touch(RUNS + "/done/{name}"),
+    wildcard_constraints:
+        name=rf"(?!({FIRST}))\d\d_\w+",
     log:
         notebook=RUNS + "/{name}.ipynb",
     params:
@@ -76,3 +79,9 @@ rule notebook:
         python=sys.executable,
     shell:
         "{params.python} -m stx.cli run {input.notebook} --out {log.notebook} {params.given}"
+
+
+use rule notebook as notebook_first with:
+    priority: 10
+    wildcard_constraints:
+        name=FIRST,
