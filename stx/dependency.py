@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from stx import avatars
 from stx.avatars import Avatar
-from stx.metrics import bootstrap
+from stx.metrics import mean_interval
 
 BINS = (0.25, 0.75, 1.25, 1.75, 2.25)  # edges of achieved target change, in standard deviations of the logit
 FARTHEST = 2.0  # mean target change at which strengths end
@@ -63,8 +63,8 @@ def curve(
             continue
         row = {"from": low, "to": high, "edits": int(inside.sum()), "target change": target_change[inside].mean()}
         for name, value in values.items():
-            interval = bootstrap(_mean_of(value[inside]), int(inside.sum()), resamples=resamples, seed=seed)
-            row |= {name: value[inside].mean(), f"{name} low": interval[0], f"{name} high": interval[1]}
+            mean, down, up = mean_interval(value[inside], resamples=resamples, seed=seed)
+            row |= {name: mean, f"{name} low": down, f"{name} high": up}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -150,7 +150,3 @@ _TABLES = {
     "mouth": avatars.MOUTHS,
     "glasses": avatars.GLASSES,
 }
-
-
-def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
-    return lambda chosen: float(values[chosen].mean())

@@ -127,6 +127,14 @@ def bootstrap(
     return float(np.percentile(values, tail)), float(np.percentile(values, 100 - tail))
 
 
+def mean_interval(
+    values: Float[np.ndarray, "n"], *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The mean of one number per picture with its 95 % bootstrap interval: (mean, low, high)."""
+    low, high = bootstrap(lambda at: float(values[at].mean()), len(values), resamples=resamples, seed=seed)
+    return float(values.mean()), low, high
+
+
 def roc_auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """The probability that a positive scores above a negative (ties count half)."""
     from scipy.stats import mannwhitneyu

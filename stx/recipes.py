@@ -45,7 +45,7 @@ class GeneratorRecipe:
     channel_base: int = 2048
     channel_max: int = 128
     projected: bool = True  # a discriminator on ImageNet features; else StyleGAN2's own, of the generator's channels
-    zoom: int = 2  # how much pictures are enlarged for the features
+    zoom: int = 1  # how much pictures are enlarged for the features
     head_start: int = 0
     mirror: bool = False
     mixing: float = 0.7
@@ -104,7 +104,7 @@ class IdentityRecipe:
 
 @dataclass(frozen=True)
 class LatentClassifierRecipe:
-    """Latent classifier and its training on codes; `hidden`: the shared MLP, by default the paper's for 18 x 512."""
+    """Latent classifier and its training on codes; the sizes of the shared MLP are the paper's."""
 
     steps: int = 2000
     batch: int = 128
@@ -143,12 +143,6 @@ def encoder_recipe(domain: Domain, generator: Generator, **changes) -> EncoderRe
     w = generator.w_dim
     units = (3, 4, 14, 3) if max(domain.input_size) > 128 else EncoderRecipe.units
     return replace(EncoderRecipe(widths=(w // 8, w // 4, w // 2, w), units=units), **changes)
-
-
-def latent_classifier_recipe(codes: torch.Tensor, **changes) -> LatentClassifierRecipe:
-    """The default recipe, its first layer in the paper's proportion to the code (2048 to 9216); `changes` win."""
-    first = max(round(2048 * codes[0].numel() / 9216), 64)
-    return replace(LatentClassifierRecipe(hidden=(first, 512)), **changes)
 
 
 def train_generator(

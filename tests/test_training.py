@@ -167,3 +167,16 @@ def test_log_on_disk_is_the_returned_one(tmp_path):
     pd.testing.assert_frame_equal(stored, log)
     assert stored["score"].dropna().tolist() == [2.5, 5.0, 6.0]
     assert stored["step"].dropna().tolist() == sorted(stored["step"])
+
+
+def test_a_head_start_is_the_discriminators_alone():
+    task = tiny_gan()
+    task.head_start = 2
+    before = {k: v.clone() for k, v in task.generator.state_dict().items()}
+    judge = {k: v.clone() for k, v in task.discriminator.state_dict().items()}
+    for step in range(3):
+        same = all(torch.equal(v, before[k]) for k, v in task.generator.state_dict().items())
+        assert same
+        task.step(step)
+    assert not all(torch.equal(v, before[k]) for k, v in task.generator.state_dict().items())
+    assert not all(torch.equal(v, judge[k]) for k, v in task.discriminator.state_dict().items())

@@ -21,9 +21,11 @@ def test_round_trip(tmp_path, tiny, name):
     assert weights.read_config(tmp_path)["notes"] == {"steps": 7}
 
 
-def test_projected_discriminator_keeps_its_calibration(tmp_path):
-    real = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    net = ProjectedDiscriminator(size=64).calibrate(real)
+@pytest.mark.parametrize(("size", "zoom"), [(64, 1), (64, 2), (32, 2)])
+def test_projected_discriminator_keeps_its_calibration(tmp_path, size, zoom):
+    real = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    net = ProjectedDiscriminator(size=size, zoom=zoom).calibrate(real)
+    assert net.views(real)[1].shape[2] == size * zoom // 2
     norms = [view.flatten(1).norm(dim=1).mean().item() for view in net.views(real)]
     assert norms == pytest.approx([66.0] * 5, rel=1e-4)
     weights.save(net, tmp_path, dtype=torch.float32)
