@@ -20,7 +20,7 @@ from stx.directions import GANSpace, InterFaceGAN, SeFa, conditioned
 from stx.evaluation import judged
 from stx.learned_editing import LatentCLR, LatentTransformer, StyleFlow
 from stx.perceptual import load_lpips
-from stx.pipeline import Pipeline
+from stx.pipeline import Codes, Pipeline
 from stx.stylespace import StyleSpace
 
 Edit = Callable[[float], Tensor | dict[str, Tensor]]
@@ -186,6 +186,34 @@ def examine(
         tables.append(pd.DataFrame(table))
         deltas.append(delta)
     return pd.concat(tables, ignore_index=True), np.concatenate(deltas)
+
+
+def compare_carried(
+    pipe: Pipeline,
+    judge: nn.Module,
+    edits: Mapping[str, Codes],
+    source: Float[Tensor, "n num_ws w_dim"],
+    reference: Float[Tensor, "n num_ws w_dim"],
+    index: int,
+) -> pd.DataFrame:
+    """Reference edits of attribute `index` by several methods, a row per method and pair, by the image classifier.
+
+    edits: what each method made of `source`. Columns: method, pair, carried (1 where the edit agrees with the
+    reference), others kept (share of the other labels that are as in the source), ID to the unedited picture (NaN where
+    the domain has no identity network).
+    """
+    wanted = judged(pipe, judge, reference)[:, index] > 0
+    was, before, identity = judged(pipe, judge, source) > 0, pipe.redraw(source), pipe.identity()
+    tables = []
+    for name, codes in edits.items():
+        now = judged(pipe, judge, codes) > 0
+        same = np.delete(now == was, index, axis=1).mean(1)
+        row = {"method": name, "pair": np.arange(len(now)), "carried": (now[:, index] == wanted).astype(float)}
+        likeness = np.full(len(now), np.nan)
+        if identity is not None:
+            likeness = F.cosine_similarity(identity(pipe.redraw(codes)), identity(before)).cpu().numpy()
+        tables.append(pd.DataFrame(row | {"others kept": same, "ID": likeness}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _global(directions: list[np.ndarray]) -> Method:

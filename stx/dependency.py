@@ -9,14 +9,16 @@ ground truth that no set of photographs has.
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from stx import avatars
 from stx.avatars import Avatar
+from stx.images import to_tensor
 from stx.metrics import mean_interval
 
 BINS = (0.25, 0.75, 1.25, 1.75, 2.25)  # edges of achieved target change, in standard deviations of the logit
@@ -117,6 +119,36 @@ def counterpart(avatar: Avatar, attribute: str, *, seed: int = 0) -> Avatar | No
         return None
     nearest = found[min(found)]
     return nearest[random.Random(f"{seed}/{avatar}").randrange(len(nearest))]
+
+
+def pictures_with(
+    attribute: str, labels: Bool[np.ndarray, "n"], people: Sequence[Avatar] | None, count: int, *, seed: int = 0
+) -> tuple[list[int], Float[Tensor, "m 3 h w"] | None]:
+    """Positions of the first `count` pictures without an attribute, and the true pictures with it.
+
+    people: the avatars behind the pictures, of which those without a counterpart are passed over; None where nobody
+    knows, and then no truth is told.
+    """
+    lacking = [int(i) for i in np.flatnonzero(~labels)]
+    if people is None:
+        return lacking[:count], None
+    drawn = ((i, counterpart(people[i], attribute, seed=seed)) for i in lacking)
+    found = list(islice(((i, other) for i, other in drawn if other is not None), count))
+    pictures = np.stack([avatars.draw(other) for _, other in found])
+    return [i for i, _ in found], to_tensor(pictures)
+
+
+def per_sigma(
+    delta: Float[np.ndarray, "n attributes"], target_change: Float[np.ndarray, "n"], target: int, *, least: float = 0.5
+) -> Float[np.ndarray, "attributes"]:
+    """How much every logit changed per sigma of the target, over edits that changed it by `least`; NaN for the target.
+
+    All NaN where no edit did.
+    """
+    strong = target_change > least
+    ratio = delta[strong] / delta[strong][:, [target]]
+    means = ratio.mean(0) if strong.any() else np.full(delta.shape[1], np.nan)
+    return np.where(np.arange(delta.shape[1]) == target, np.nan, means)
 
 
 def _one_option_changed(avatar: Avatar) -> Iterator[Avatar]:

@@ -135,6 +135,18 @@ def mean_interval(
     return float(values.mean()), low, high
 
 
+def difference_interval(
+    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "m"], *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """mean(a) - mean(b) of two unpaired samples with its 95 % bootstrap interval; NaN where one is empty."""
+    if not len(a) or not len(b):
+        return float("nan"), float("nan"), float("nan")
+    draws = np.random.RandomState(seed)
+    gaps = [draws.choice(a, len(a)).mean() - draws.choice(b, len(b)).mean() for _ in range(resamples)]
+    low, high = np.percentile(gaps, [2.5, 97.5])
+    return float(a.mean() - b.mean()), float(low), float(high)
+
+
 def roc_auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """The probability that a positive scores above a negative (ties count half)."""
     from scipy.stats import mannwhitneyu

@@ -75,3 +75,23 @@ def test_glasses_alone_change():
     assert other.look.glasses in avatars.GLASSES["clear"]
     with pytest.raises(ValueError, match="no attribute 'Glasses'"):
         dependency.counterpart(avatar, "Glasses")
+
+
+def test_pictures_with_gives_the_first_that_have_a_truth():
+    people = list(itertools.islice(avatars.sample("test"), 40))
+    labels = np.array([avatars.labels(a) for a in people])
+    k = list(avatars.ATTRIBUTES).index("Eyes_Closed")  # nobody's behind dark glasses
+    positions, truth = dependency.pictures_with("Eyes_Closed", labels[:, k], people, 12)
+    possible = [i for i in np.flatnonzero(~labels[:, k]) if dependency.counterpart(people[i], "Eyes_Closed")]
+    assert positions == possible[:12]
+    assert not any(people[i].look.glasses in avatars.GLASSES["dark"] for i in positions)
+    drawn = avatars.draw(dependency.counterpart(people[positions[3]], "Eyes_Closed"))
+    np.testing.assert_allclose((truth[3].numpy().transpose(1, 2, 0) + 1) * 127.5, drawn, atol=0.01)
+    assert dependency.pictures_with("x", labels[:, k], None, 5) == (list(np.flatnonzero(~labels[:, k])[:5]), None)
+
+
+def test_per_sigma_by_hand():
+    delta = np.array([[1.0, 2.0, 4.0], [2.0, 2.0, 1.0], [0.1, 9.0, 9.0]])
+    got = dependency.per_sigma(delta, np.array([1.0, 2.0, -0.1]), 0)
+    np.testing.assert_allclose(got, [np.nan, 1.5, 2.25])
+    assert np.isnan(dependency.per_sigma(delta, np.zeros(3), 0)).all()

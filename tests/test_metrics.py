@@ -74,3 +74,15 @@ def test_cost():
     calls = []
     assert metrics.seconds(lambda: calls.append(0), repeats=5, warm_up=2) >= 0
     assert len(calls) == 7
+
+
+def test_intervals_of_means_and_differences():
+    random = np.random.RandomState(0)
+    a, b = random.randn(400) + 1.0, random.randn(300)
+    mean, low, high = metrics.mean_interval(a)
+    assert mean == a.mean()
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
+    gap, low, high = metrics.difference_interval(a, b)
+    assert gap == pytest.approx(a.mean() - b.mean())
+    assert high - low == pytest.approx(2 * 1.96 * (1 / 400 + 1 / 300) ** 0.5, rel=0.2)
+    assert all(np.isnan(metrics.difference_interval(a, b[:0])))
