@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stx.backbone import IRSE
 from stx.domains import Dataset, batch_positions
+from stx.training import Resumable
 
 
 class AttributeClassifier(nn.Module):
@@ -37,7 +38,7 @@ class AttributeClassifier(nn.Module):
         return self.head(self.backbone(image)[-1])
 
 
-class ClassifierTask:
+class ClassifierTask(Resumable):
     """Trains an `AttributeClassifier` on a labelled data set (a `training.Task`)."""
 
     def __init__(self, *, net: AttributeClassifier, data: Dataset, batch=64, lr=2e-3, steps=1000, seed=0, device="cpu"):
@@ -64,15 +65,6 @@ class ClassifierTask:
         self.optimizer.step()
         self.schedule.step()
         return {"loss": loss.item()}
-
-    def state_dict(self) -> dict:
-        """Network, optimiser and schedule."""
-        return {name: getattr(self, name).state_dict() for name in ("net", "optimizer", "schedule")}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes back what `state_dict` gave."""
-        for name, value in state.items():
-            getattr(self, name).load_state_dict(value)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stx.gan import r1_penalty
 from stx.psp import PSP
 from stx.stylegan2 import Generator
+from stx.training import Resumable
 
 GROWTH = (0.1, 0.27)  # shares of the run between which tokens grow in: steps 20,000 to 54,000 of 200,000 in e4e
 R1, R1_EVERY = 10.0, 16  # of both discriminators, as in e4e's and IDInvert's public code
@@ -41,8 +42,10 @@ class Extra(Protocol):
         """Takes back what `state_dict` gave."""
 
 
-class Offsets:
+class Offsets(Resumable):
     """e4e's delta regulariser (equation 6) and progressive training: offsets of later tokens come in one by one."""
+
+    kept = ()  # the stage follows from the step
 
     def __init__(self, encoder: PSP, *, steps: int, weight: float = 2e-4):
         self.encoder, self.steps, self.weight = encoder, steps, weight
@@ -61,13 +64,6 @@ class Offsets:
         """Nothing to learn."""
         return {}
 
-    def state_dict(self) -> dict:
-        """Nothing to keep: the stage follows from the step."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Nothing to take back."""
-
 
 class LatentDiscriminator(nn.Module):
     """Does a token come from W: four linear layers (names as in e4e's checkpoints)."""
@@ -81,11 +77,13 @@ class LatentDiscriminator(nn.Module):
         return self.mlp(w)
 
 
-class Adversary:
+class Adversary(Resumable):
     """A discriminator beside the encoder: non-saturating loss, R1 every 16 updates.
 
     real: (picture batch) -> real things; fake: (ws, drawn) -> the encoder's; both as the discriminator takes them.
     """
+
+    kept = ("discriminator", "optimizer")
 
     def __init__(
         self,
@@ -122,15 +120,6 @@ class Adversary:
         total.backward()
         self.optimizer.step()
         return {f"{self.name}_loss": loss.item()}
-
-    def state_dict(self) -> dict:
-        """Discriminator and optimiser."""
-        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes back what `state_dict` gave."""
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def latent_adversary(generator: Generator, *, lr: float, weight: float = 0.1, device: str = "cpu") -> Adversary:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from stx import avatars, images
 from stx.backbone import IRSE
 from stx.domains import batch_positions
+from stx.training import Resumable
 
 FACE = (35, 223, 32, 220)  # top, bottom, left, right of the face in an aligned picture of 256 px
 
@@ -163,11 +164,13 @@ def redrawn(people: Sequence[avatars.Avatar], looks: int, seed: int) -> np.ndarr
     return np.stack(pictures).reshape(len(people), looks, *pictures[0].shape)
 
 
-class IdentityTask:
+class IdentityTask(Resumable):
     """Trains an `IdentityNet` on pictures of known persons (a `training.Task`).
 
     pictures: uint8 `[persons, looks, h, w, 3]`.
     """
+
+    kept = ("net", "head", "optimizer", "schedule")
 
     def __init__(self, *, net: IdentityNet, pictures: np.ndarray, batch=64, lr=1e-3, steps=1000, seed=0, device="cpu"):
         self.net, self.pictures, self.device = net.to(device), pictures.reshape(-1, *pictures.shape[2:]), device
@@ -194,15 +197,6 @@ class IdentityTask:
         self.optimizer.step()
         self.schedule.step()
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == target).float().mean().item()}
-
-    def state_dict(self) -> dict:
-        """Network, head, optimiser and schedule."""
-        return {name: getattr(self, name).state_dict() for name in ("net", "head", "optimizer", "schedule")}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes back what `state_dict` gave."""
-        for name, value in state.items():
-            getattr(self, name).load_state_dict(value)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from stx.encoder import STEPS, Encoder
 from stx.extras import Extra
 from stx.ranger import Ranger
 from stx.stylegan2 import Generator
+from stx.training import Resumable
 
 WEIGHTS = {"l2": 1.0, "lpips": 0.8, "id": 0.1}
 
@@ -45,13 +46,15 @@ class InversionLoss(nn.Module):
         return total, {name: value.item() for name, value in means.items()}
 
 
-class InversionTask:
+class InversionTask(Resumable):
     """Trains an encoder so that the frozen generator draws its input again (a `training.Task`).
 
     encoder: pictures to W+ codes; one that refines learns from each of its passes, the codes before being given
     (ReStyle, section 3.2). view: drawn pictures to the size of the data (`Domain.view`). lr may fall linearly to zero
     over the last `decay` share of `steps`. extras: see `stx.extras`.
     """
+
+    kept = ("encoder", "optimizer", "schedule")
 
     def __init__(
         self,
@@ -138,12 +141,10 @@ class InversionTask:
 
     def state_dict(self) -> dict:
         """Encoder, optimiser, schedule and the state of the extras."""
-        state = {name: getattr(self, name).state_dict() for name in ("encoder", "optimizer", "schedule")}
-        return state | {f"extra_{i}": extra.state_dict() for i, extra in enumerate(self.extras)}
+        return super().state_dict() | {f"extra_{i}": extra.state_dict() for i, extra in enumerate(self.extras)}
 
     def load_state_dict(self, state: dict) -> None:
         """Takes back what `state_dict` gave."""
-        for name in ("encoder", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
+        super().load_state_dict(state)
         for i, extra in enumerate(self.extras):
             extra.load_state_dict(state[f"extra_{i}"])

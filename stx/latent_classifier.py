@@ -14,6 +14,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from stx.domains import batch_positions
+from stx.training import Resumable
 
 SLOPE = 0.2
 CELEBA = (  # the forty, in CelebA's order
@@ -70,7 +71,7 @@ class LatentClassifier(nn.Module):
         return (embeddings * self.logit_weight).sum(2) + self.logit_bias, embeddings
 
 
-class LatentClassifierTask:
+class LatentClassifierTask(Resumable):
     """Trains a `LatentClassifier` on labelled codes (a `training.Task`).
 
     noise: standard deviation added to codes, in units of each number's own. decay: of the weights.
@@ -112,15 +113,6 @@ class LatentClassifierTask:
         self.optimizer.step()
         self.schedule.step()
         return {"loss": loss.item()}
-
-    def state_dict(self) -> dict:
-        """Network, optimiser and schedule."""
-        return {name: getattr(self, name).state_dict() for name in ("net", "optimizer", "schedule")}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes back what `state_dict` gave."""
-        for name, value in state.items():
-            getattr(self, name).load_state_dict(value)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stx.domains import batch_positions
 from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS
+from stx.training import Resumable
 
 FORMS = ("paper", "released")
 
@@ -117,11 +118,13 @@ def losses(
     }
 
 
-class ReferenceTask:
+class ReferenceTask(Resumable):
     """Trains one editor on inverted codes (a `training.Task`): half of a batch are sources, half references.
 
     index: the attribute's position in `classifier`, which is frozen. weights: of the three losses.
     """
+
+    kept = ("editor", "optimizer", "schedule")
 
     def __init__(
         self,
@@ -167,12 +170,3 @@ class ReferenceTask:
         source, reference = ws[: 2 * (len(ws) // 2)].to(self.device).chunk(2)
         parts = losses(self.classifier, self.editor(source, reference), source, reference, self.index)
         return {f"val_{name}": part.item() for name, part in parts.items()}
-
-    def state_dict(self) -> dict:
-        """Editor, optimiser and schedule."""
-        return {name: getattr(self, name).state_dict() for name in ("editor", "optimizer", "schedule")}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes back what `state_dict` gave."""
-        for name, value in state.items():
-            getattr(self, name).load_state_dict(value)

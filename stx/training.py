@@ -42,6 +42,21 @@ class Task(Protocol):
         """Takes back what `state_dict` gave."""
 
 
+class Resumable:
+    """A task whose whole state is that of the parts named in `kept`."""
+
+    kept: tuple[str, ...] = ("net", "optimizer", "schedule")
+
+    def state_dict(self) -> dict:
+        """The state of every part."""
+        return {name: getattr(self, name).state_dict() for name in self.kept}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes back what `state_dict` gave."""
+        for name in self.kept:
+            getattr(self, name).load_state_dict(state[name])
+
+
 def train(
     task: Task,
     *,
