@@ -25,6 +25,7 @@ from stx.stylespace import StyleSpace
 
 Edit = Callable[[float], Tensor | dict[str, Tensor]]
 Method = Callable[[Tensor, int, float], Edit]
+SEARCHED = 8  # codes on which strengths are found
 COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
 
 
@@ -153,22 +154,21 @@ def examine(
     sigma: Float[np.ndarray, "attributes"],
     *,
     truth: Float[Tensor, "n 3 h w"] | None = None,
-    count: int = 5,
-    search: int = 8,
+    count: int = 4,
 ) -> tuple[pd.DataFrame, Float[np.ndarray, "edits attributes"]]:
     """Edits that add attribute `index`, at `count` strengths up to a large target change: a row per code and strength.
 
     Columns: picture, strength, target change (signed, in sigmas), mean-AD, max-AD, ID to the unedited picture where the
     domain has an identity network, and LPIPS to `truth`, the pictures the edits should give. Beside it the delta of
-    every logit. The strengths are found on the first `search` codes.
+    every logit. The strengths are found on the first codes.
     """
     alex, identity, edit = load_lpips("alex", pipe.device), pipe.identity(), method(ws, index, 1.0)
     unedited = pipe.redraw(ws)
     before = judge(unedited).cpu().numpy()
-    few = method(ws[:search], index, 1.0)
+    few = method(ws[:SEARCHED], index, 1.0)
 
     def achieved(strength: float) -> float:
-        return float(((judged(pipe, judge, few(strength)) - before[:search])[:, index] / sigma[index]).mean())
+        return float(((judged(pipe, judge, few(strength)) - before[:SEARCHED])[:, index] / sigma[index]).mean())
 
     tables, deltas = [], []
     for strength in strengths(achieved, count=count):

@@ -29,6 +29,7 @@ REACH = {  # the largest strength on a slider; the methods' units differ
 }
 STEPS = 24  # of a slider, on each side
 WIDE = {"description_width": "150px"}
+LONG, AS_WIDE = {"width": "420px"}, {"width": "auto"}
 TOLD = (ExplorerError, EditError, ImageError, TrainingError, ValueError)  # errors that are the user's to read
 
 
@@ -59,7 +60,9 @@ class ExplorerApp:
         self.number = widgets.BoundedIntText(
             min=0, max=len(explorer.test) - 1, description="picture or seed", style=WIDE
         )
-        self.upload = widgets.FileUpload(accept="image/*", description="upload a picture", multiple=False)
+        self.upload = widgets.FileUpload(
+            accept="image/*", description="upload a picture", multiple=False, layout=AS_WIDE
+        )
         self.method = widgets.Dropdown(options=list(explorer.methods), description="method", style=WIDE)
         self.tokens = widgets.IntRangeSlider(
             value=(0, tokens - 1), min=0, max=tokens - 1, description="edited tokens", style=WIDE
@@ -71,7 +74,9 @@ class ExplorerApp:
             value=(tokens // 2, tokens - 1), min=0, max=tokens - 1, description="its tokens", style=WIDE
         )
         self.carried = widgets.Dropdown(options=explorer.attributes, description="carry over", style=WIDE)
-        self.sliders = {name: widgets.FloatSlider(description=name, style=WIDE) for name in explorer.attributes}
+        self.sliders = {
+            name: widgets.FloatSlider(description=name, style=WIDE, layout=LONG) for name in explorer.attributes
+        }
         for name, slider in self.sliders.items():
             slider.add_class(f"stx-{name}")
         self._scale(self.explorer.state.method)
@@ -102,8 +107,8 @@ class ExplorerApp:
         panels = {
             "Label edits": [self.method, *self.sliders.values(), self.tokens],
             "Reference": [self.carried, thumbs, none],
-            "Truncation and mixing": [self.psi, self.mixed, self.mix_seed, self.mix_tokens],
-            "Recipe and code": [widgets.HBox([save, load]), self.recipe, self.code],
+            "Mixing": [self.psi, self.mixed, self.mix_seed, self.mix_tokens],
+            "Recipe": [widgets.HBox([save, load]), self.recipe, self.code],
         }
         tabs = widgets.Tab([widgets.VBox(items) for items in panels.values()], titles=list(panels))
         shown = widgets.HBox(
@@ -119,7 +124,9 @@ class ExplorerApp:
         rules, buttons = [], []
         for i, picture in enumerate(self.explorer.thumbnails(THUMBNAILS)):
             data = base64.b64encode(png(picture)).decode()
-            rules.append(f".stx-ref-{i} {{background:url(data:image/png;base64,{data}) center/cover !important}}")
+            rules.append(
+                f".stx-ref-{i} {{background:url(data:image/png;base64,{data}) center/cover !important;color:transparent}}"
+            )
             button = self._button(str(i), lambda i=i: self._refer(i), f"Reference: test picture {i}")
             button.layout = {"width": "64px", "height": "64px"}
             button.add_class(f"stx-ref-{i}")
@@ -137,6 +144,11 @@ class ExplorerApp:
 
     def _show(self, view: View) -> None:
         """Pictures, bars and all controls as the present state has them."""
+        self._put_controls(self.explorer.state)
+        self._draw(view)
+
+    def _draw(self, view: View) -> None:
+        """Pictures, bars and texts; controls are left alone, for someone may be moving them."""
         state = self.explorer.state
         number = f"{zlib.crc32(view.edit.tobytes()):08x}"
         self.pictures["source"].value = picture_html(view.source, f"source: {self._source_name(state)}")
@@ -144,7 +156,6 @@ class ExplorerApp:
         edits = ", ".join(f"{name} {s:+.2f}" for name, s in state.strengths.items() if s) or "no label edits"
         self.pictures["edit"].value = picture_html(view.edit, f"edit: {edits} ({number})")
         self.bars.value = bars_html(view.before, view.after)
-        self._put_controls(state)
         self.recipe.value, self.code.value = state.to_json(), self.explorer.code()
         self._say("")
 
@@ -185,7 +196,7 @@ class ExplorerApp:
         if self._quiet:
             return
         try:
-            self._show(self.explorer.change(control, **changes))
+            self._draw(self.explorer.change(control, **changes))
         except TOLD as error:
             self._put_controls(self.explorer.state)
             self._say(str(error))
@@ -213,10 +224,13 @@ class ExplorerApp:
         if self._quiet:
             return
         if self.explorer.ready(name):
-            self._do("", method=name, strengths={})
+            self._take_method(name)
         else:
-            job, done = lambda: self.explorer.prepare(name), lambda: self._do("", method=name, strengths={})
-            self._work(f"fitting {name}", job, done)
+            self._work(f"fitting {name}", lambda: self.explorer.prepare(name), lambda: self._take_method(name))
+
+    def _take_method(self, name: str) -> None:
+        """Another method has other units: strengths start from zero, on sliders of another reach."""
+        self._show(self.explorer.change(method=name, strengths={}))
 
     def _refer(self, position: int) -> None:
         name = self.carried.value

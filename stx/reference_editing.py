@@ -7,7 +7,6 @@ change of the code. The released form: a plain layer that gives the edited code 
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +120,7 @@ def losses(
 class ReferenceTask(Resumable):
     """Trains one editor on inverted codes (a `training.Task`): half of a batch are sources, half references.
 
-    index: the attribute's position in `classifier`, which is frozen. weights: of the three losses.
+    index: the attribute's position in `classifier`, which is frozen.
     """
 
     kept = ("editor", "optimizer", "schedule")
@@ -137,13 +136,11 @@ class ReferenceTask(Resumable):
         batch: int = 64,
         lr: float = 1e-4,
         decay: float = 5e-4,
-        weights: Sequence[float] = (1.0, 1.0, 1.0),
         seed: int = 0,
         device: str = "cpu",
     ):
         self.editor, self.classifier = editor.to(device), classifier.to(device).eval().requires_grad_(False)
         self.index, self.ws, self.batch, self.seed, self.device = index, ws, batch, seed, device
-        self.weights = tuple(weights)
         self.optimizer = torch.optim.Adam(editor.parameters(), lr=lr, weight_decay=decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
 
@@ -156,7 +153,7 @@ class ReferenceTask(Resumable):
         self.editor.train()
         source, reference = self.ws[self.positions(step)].to(self.device).chunk(2)
         parts = losses(self.classifier, self.editor(source, reference), source, reference, self.index)
-        loss = sum(weight * part for weight, part in zip(self.weights, parts.values(), strict=True))
+        loss = sum(parts.values())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -122,14 +122,14 @@ def test_page(book):
         tab.goto(f"http://127.0.0.1:{port}/", timeout=WAIT)
         first = edit_of(tab)
         assert "no label edits" in first
-        drag_by_keyboard(tab, "Eyeglasses", 3)
-        wait_for(tab, "Eyeglasses +3.00")
+        drag_by_keyboard(tab, "Eyeglasses", 12)
+        wait_for(tab, "Eyeglasses +12.00")  # not one press lost
         moved = edit_of(tab)
         recipe = json.loads(tab.locator("textarea").first.input_value())
-        assert recipe["strengths"] == {"Eyeglasses": 3.0}
+        assert recipe["strengths"] == {"Eyeglasses": 12.0}
         tab.get_by_role("button", name="Undo").press("Enter")
         tab.wait_for_function("a => document.querySelector('img[alt^=\"edit:\"]').alt == a", arg=first, timeout=WAIT)
-        tab.get_by_role("tab", name="Recipe and code").click()
+        tab.get_by_role("tab", name="Recipe").click()
         tab.locator("textarea").first.fill(json.dumps(recipe))
         tab.locator("textarea").first.blur()
         tab.get_by_role("button", name="Use recipe").click()

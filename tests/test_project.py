@@ -115,3 +115,23 @@ def test_readme_numbers_are_those_of_the_tables():
     accuracy = pd.read_csv(ROOT / "figures" / "00_classifier.csv").set_index("attribute")["accuracy"]["mean"]
     assert f"{100 * accuracy:.2f} %" in text
     assert f"AUC {pd.read_csv(ROOT / 'figures' / '00_verification.csv')['AUC'][0]:.4f}" in text
+
+
+def test_readme_numbers_of_editing_are_those_of_the_tables():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    tables = {name: pd.read_csv(ROOT / "figures" / f"{name}.csv") for name in ("07_reference", "08_curves", "08_truth")}
+    carried = tables["07_reference"].groupby("method")[["carried", "others kept"]].mean()
+    for method in ("paper form", "released form", "Editing in Style"):
+        assert all(f"{share:.0%}".replace("%", " %") in text for share in carried.loc[method]), method
+    at_one = tables["08_curves"].query("`from` == 0.75").set_index("method")["mean-AD"]
+    best = at_one.drop("first order").idxmin()
+    assert f"a mean-AD of {at_one['first order']:.2f}, the next best, {best}, {at_one[best]:.2f}" in text
+    way = tables["08_truth"].groupby("method")["way gone"].median()
+    others = way.drop("first order")
+    assert f"goes {way['first order']:.0%}".replace("%", " %") in text
+    assert f"between {others.min():.0%} and {others.max():.0%}".replace("%", " %") in text
+    verdicts = pd.read_csv(ROOT / "figures" / "claims.csv")["verdict"].value_counts()
+    told = [f"{verdicts.get(v, 0)} {words}" for v, words in (("holds", "hold here"), ("does not hold", "do not"))]
+    assert all(words in text for words in told)
+    step = pd.read_csv(ROOT / "figures" / "09_time.csv")["median, ms"][0]
+    assert f"A step takes {step:.0f} ms" in text

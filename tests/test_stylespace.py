@@ -55,6 +55,8 @@ def test_the_channel_that_makes_the_difference_is_found(tiny):
     assert (space.layer_, space.channel_) == ("convs.1", 3)
     assert space.step_ < 0
     assert not [name for name, _, _ in space.ranking_ if "rgb" in name]
+    second = StyleSpace(generator, top=1).fit(ws, labels)
+    assert (second.layer_, second.channel_) == space.ranking_[1][:2]
     before, after = generator.styles(ws[:4]), space.edit(ws[:4], 2.0)
     changed = {k: (after[k] - before[k]).abs().amax(0) for k in before}
     assert [(k, int(c)) for k, v in changed.items() for c in v.nonzero()] == [("convs.1", 3)]
