@@ -124,9 +124,8 @@ class ExplorerApp:
         rules, buttons = [], []
         for i, picture in enumerate(self.explorer.thumbnails(THUMBNAILS)):
             data = base64.b64encode(png(picture)).decode()
-            rules.append(
-                f".stx-ref-{i} {{background:url(data:image/png;base64,{data}) center/cover !important;color:transparent}}"
-            )
+            look = f"background:url(data:image/png;base64,{data}) center/cover !important;color:transparent"
+            rules.append(f".stx-ref-{i} {{{look}}}")
             button = self._button(str(i), lambda i=i: self._refer(i), f"Reference: test picture {i}")
             button.layout = {"width": "64px", "height": "64px"}
             button.add_class(f"stx-ref-{i}")
