@@ -2,6 +2,7 @@
 # make train        every encoder of stx.methods with one budget: hours; stopped and resumed at will
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser
+# make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ CORES ?= 2
 BIN = $(VENV)/bin
 
 SEEDS ?= 3
-.PHONY: reproduce train sweep explore test lint clean
+.PHONY: reproduce train sweep explore recording test lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN)
@@ -27,6 +28,9 @@ sweep: $(VENV)/installed
 
 explore: $(VENV)/installed
 	$(BIN)/voila notebooks/09_explorer.ipynb --template=lab
+
+recording: $(VENV)/installed
+	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/test_browser.py -k recording
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest

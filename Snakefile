@@ -6,6 +6,8 @@
 import sys
 from pathlib import Path
 
+from stx.notebooks import parameters
+
 DOMAIN = config.get("domain", "avatars")
 OUT = config.get("out", "figures")
 RUNS = config.get("runs", f"runs/{Path(str(DOMAIN)).name}")
@@ -27,7 +29,7 @@ NOTEBOOKS = {
     "10_photographs": "00_domain",
 }
 FIRST = "|".join(["05_latent_classifier", "07_reference_editing", "08_attribute_dependency"])  # the longest way
-HAS_RUNS = {"00_domain", "01_generator", "02_train_inversion", "05_latent_classifier", "07_reference_editing", "09_explorer"}
+HAS_RUNS = {name for name in NOTEBOOKS if "runs" in parameters(f"notebooks/{name}.ipynb")}
 
 
 def before(wildcards):

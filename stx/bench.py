@@ -10,6 +10,11 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -17,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from stx import metrics
+from stx import domains, images, metrics, parallel, pipeline, recipes, shards
 from stx.backbone import IR_SE50
 from stx.ops import EPSILON, LEAKY_GAIN, LEAKY_SLOPE
 from stx.style_transformer import StyleTransformer
@@ -122,6 +127,54 @@ def _alone(size: int, form: str, threads: int) -> dict:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def scaling(counts: Sequence[int], *, pictures: int = 1024, steps: int = 30) -> pd.DataFrame:
+    """Avatars inverted and updates of their encoder's training per second, by 1, 2, ... processes of one thread each.
+
+    The same work for every count; loading is not timed, writing codes and averaging gradients are.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, picture in enumerate(domains.load("avatars").split("test", pictures).uint8(range(pictures))):
+            images.save_image(picture, Path(folder) / "pictures" / f"{i:04d}.png")
+        for processes in counts:
+            given = f"{f'{folder}/pictures'!r}, {f'{folder}/{processes}'!r}, {steps}"
+            work = f"from stx import bench; bench.throughput({given})"
+            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--no-python"]
+            command = [sys.executable, *launch, sys.executable, "-c", work]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+            rows.append({"processes": processes} | json.loads(done.stdout.splitlines()[-1]))
+    table = pd.DataFrame(rows)
+    for what in ("pictures inverted per s", "updates per s"):
+        table[f"{what}, times faster"] = table[what] / table[what][0]
+    return table
+
+
+def throughput(pictures: str, out: str, steps: int) -> None:
+    """What one launch of `scaling` does: the main process prints its rates as JSON in the last line."""
+    pipe, paths = pipeline.load("avatars", device="cpu"), images.list_images(pictures)
+    pipe.invert(paths[:1])
+    began = _together()
+    shards.invert_files(pipe, paths, Path(out) / "codes", redraw=False)
+    rates = {"pictures inverted per s": len(paths) / (_together() - began)}
+    times = []
+    recipe = recipes.encoder_recipe(pipe.domain, pipe.generator, steps=steps)
+    for more in (2, steps):  # the first two updates draw the avatars and warm up
+        began = _together()
+        recipes.train_encoder(
+            pipe.domain, pipe.generator, replace(recipe, steps=more), Path(out) / f"{more}", validation=1
+        )
+        times.append(_together() - began)
+    rates["updates per s"] = (steps - 2) / (times[1] - times[0])
+    if parallel.is_main():
+        print(json.dumps(rates), flush=True)
+
+
+def _together() -> float:
+    parallel.wait()
+    return time.monotonic()
 
 
 def _peak_gib() -> float:

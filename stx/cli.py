@@ -6,13 +6,25 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
-import safetensors.torch
 import torch
 
-from stx import align, bench, checkpoints, domains, export, images, notebooks, pipeline, recipes, weights
+from stx import (
+    align,
+    bench,
+    checkpoints,
+    domains,
+    export,
+    images,
+    notebooks,
+    parallel,
+    pipeline,
+    recipes,
+    shards,
+    weights,
+)
 from stx.domains import DomainError
 from stx.figures import progress, provenance, save_table, sweep, write_index
+from stx.inversion import PRECISIONS
 from stx.methods import METHODS
 from stx.pickles import WeightsError
 from stx.training import TrainingError
@@ -36,10 +48,12 @@ def _parser() -> argparse.ArgumentParser:
 
     invert = commands.add_parser("invert", help="find the codes of pictures and draw them again")
     invert.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files or folders of them")
-    invert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png and NAME.safetensors")
+    invert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets codes, index.json and NAME.png")
     invert.add_argument("--domain", default="avatars", help="avatars, ffhq, cars or a folder of pictures")
     invert.add_argument("--encoder", default="style_transformer", help="its folder: psp, e4e, restyle_psp, ...")
     invert.add_argument("--align", action="store_true", help="photographs: invert each face, aligned as FFHQ's")
+    invert.add_argument("--codes-only", action="store_true", help="draw nothing")
+    invert.add_argument("--shard", type=int, default=shards.SHARD, metavar="N", help="codes in a file")
     invert.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     invert.set_defaults(command=_invert)
 
@@ -48,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("domain", help="a folder of pictures, ffhq or cars")
     train.add_argument("--method", default="style_transformer", choices=list(METHODS), help="of the encoder")
     train.add_argument("--steps", type=int, help="updates in all (default: of the avatars)")
-    train.add_argument("--batch", type=int, default=16, help="pictures per update")
+    train.add_argument("--batch", type=int, default=16, help="pictures per update, of all processes together")
+    train.add_argument("--accumulate", type=int, help="parts in which an encoder's batch is computed, to save memory")
+    train.add_argument("--precision", choices=list(PRECISIONS), help="of an encoder's forward pass")
     train.add_argument("--resolution", type=int, help="side of a new generator's pictures (default 64)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--out", type=Path, metavar="DIR", help="gets the trained networks (default: data/DOMAIN)")
@@ -61,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     timed = commands.add_parser("bench", help="seconds and memory at full size, beside the public form")
     timed.add_argument("--sizes", type=int, nargs="+", default=[256, 1024], metavar="PIXELS")
+    timed.add_argument("--processes", type=int, nargs="+", metavar="N", help="instead: avatars with so many processes")
     timed.add_argument("--threads", type=int, default=torch.get_num_threads())
     timed.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="gets bench.csv and bench.md")
     timed.set_defaults(command=_bench)
@@ -105,25 +122,16 @@ def _parser() -> argparse.ArgumentParser:
 def _invert(options: argparse.Namespace) -> int:
     paths = pipeline.names_of(options.pictures)
     pipe = pipeline.load(options.domain, device=options.device, encoder=options.encoder)
-    options.out.mkdir(parents=True, exist_ok=True)
-    failed, names = 0, _unique_names(paths)
-    for path, name in progress(list(zip(paths, names, strict=True)), desc="inverting", unit="img"):
-        try:
-            faces = align.faces_in(path, pipe.domain.resolution, device=pipe.device) if options.align else [path]
-            image = pipe.images(faces)
-        except images.ImageError as error:
-            print(f"stx: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        ws = pipe.invert(image)
-        for i, (given, drawn) in enumerate(zip(images.to_uint8(image), images.to_uint8(pipe.redraw(ws)), strict=True)):
-            stem = _numbered(name, i)
-            images.save_image(np.concatenate([given, drawn], axis=1), options.out / f"{stem}.png")
-            safetensors.torch.save_file({"ws": ws[i].cpu().contiguous()}, options.out / f"{stem}.safetensors")
-    print(
-        f"{len(paths) - failed} of {len(paths)} pictures inverted; input beside inversion, and codes, in {options.out}"
+    there, failed = shards.invert_files(
+        pipe, paths, options.out, faces=options.align, redraw=not options.codes_only, shard=options.shard
     )
-    return _code(failed, len(paths))
+    if parallel.is_main():
+        for reason in failed:
+            print(f"stx: {reason}", file=sys.stderr)
+        before = f" ({there} of them before)" if there else ""
+        print(f"{len(paths) - len(failed)} of {len(paths)} pictures inverted{before}; codes in {options.out}")
+    parallel.wait()  # a process that ends with an error code ends the others
+    return _code(len(failed), len(paths))
 
 
 def _numbered(name: str, face: int) -> str:
@@ -139,7 +147,10 @@ def _train(options: argparse.Namespace) -> int:
     device = pipeline.pick_device(options.device)
     domain = domains.load(options.domain, resolution=options.resolution)
     home, run = domains.data_dir() / domain.name, options.runs / domain.name
-    given = {"batch": options.batch, "seed": options.seed} | ({"steps": options.steps} if options.steps else {})
+    given = {"batch": options.batch, "seed": options.seed}
+    given |= {k: v for k in ("steps", "accumulate", "precision") if (v := getattr(options, k)) is not None}
+    if options.network == "generator" and (options.accumulate or options.precision):
+        raise ValueError("--accumulate and --precision are for encoders")
     record = provenance(command=f"stx train {options.network}", domain=domain.name, **given)
     if options.network == "generator":
         recipe = recipes.generator_recipe(domain, **given)
@@ -155,7 +166,7 @@ def _train(options: argparse.Namespace) -> int:
         done = {options.method: encoder}
     if not log.empty and int(log["step"].max()) < recipe.steps:
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
-    for name, net in done.items():
+    for name, net in done.items() if parallel.is_main() else ():
         weights.ship(net, (options.out or home) / name, log, record)
         print(f"trained {name}: {(options.out or home) / name}")
     return 0
@@ -163,6 +174,16 @@ def _train(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     load = os.getloadavg()[0]
+    if options.processes:
+        table = bench.scaling(options.processes)
+        record = provenance(command="stx bench", processes=options.processes)
+        note = (
+            f"CPU, one thread per process, {os.cpu_count()} cores; load of the machine before: {load:.1f}. Codes only; "
+            "training with batches of 16 in all, identity loss left out. "
+        )
+        save_table(table, "bench_processes", options.out, record, note=note)
+        print((options.out / "bench_processes.md").read_text())
+        return 0
     table = bench.compare(options.sizes, threads=options.threads)
     record = provenance(command="stx bench", sizes=options.sizes, threads=options.threads)
     note = (

@@ -29,10 +29,14 @@ BETTER = {
 
 
 @torch.no_grad()
-def invert_all(pipe: Pipeline, data: Dataset) -> Float[Tensor, "n num_ws w_dim"]:
-    """The codes of a whole data set, on the CPU."""
-    parts = range(0, len(data), BATCH)
-    codes = [pipe.invert(data.batch(_part(i, data))).cpu() for i in progress(parts, desc="inverting", unit="batch")]
+def invert_all(
+    pipe: Pipeline, data: Dataset, *, watch: Callable[[float], None] = lambda share: None
+) -> Float[Tensor, "n num_ws w_dim"]:
+    """The codes of a whole data set, on the CPU. watch: told the share that is done; what it raises ends the work."""
+    codes = []
+    for i in progress(range(0, len(data), BATCH), desc="inverting", unit="batch"):
+        watch(i / len(data))
+        codes.append(pipe.invert(data.batch(_part(i, data))).cpu())
     return torch.cat(codes)
 
 
@@ -43,11 +47,14 @@ def judged(pipe: Pipeline, judge: nn.Module, codes: Codes) -> np.ndarray:
 
 
 def sampled_codes(
-    pipe: Pipeline, judge: nn.Module, count: int, *, seed: int = 0
-) -> tuple[Float[Tensor, "count num_ws w_dim"], np.ndarray]:
-    """Codes of random z on the CPU, and the labels that the image classifier gives to their pictures."""
-    ws = pipe.sample(count, seed=seed).cpu().contiguous()
-    return ws, judged(pipe, judge, ws) > 0
+    pipe: Pipeline, judge: nn.Module, count: int, *, seed: int = 0, watch: Callable[[float], None] = lambda share: None
+) -> tuple[Float[Tensor, "count num_ws w_dim"], Float[np.ndarray, "count attributes"]]:
+    """Codes of random z on the CPU, and the image classifier's logits for their pictures. watch: as in `invert_all`."""
+    ws, logits = pipe.sample(count, seed=seed).cpu().contiguous(), []
+    for i, part in enumerate(ws.split(BATCH)):
+        watch(i * BATCH / count)
+        logits.append(judged(pipe, judge, part))
+    return ws, np.concatenate(logits)
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:

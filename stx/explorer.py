@@ -158,11 +158,7 @@ class Explorer:
         self.methods[method]
 
     def _sampled(self) -> tuple[Tensor, np.ndarray]:
-        ws, logits = self.pipe.sample(SAMPLED, seed=self.seed).contiguous(), []
-        for i, part in enumerate(ws.split(evaluation.BATCH)):
-            self.watch(i * evaluation.BATCH / SAMPLED)
-            logits.append(evaluation.judged(self.pipe, self.judge, part))
-        return ws, np.concatenate(logits)
+        return evaluation.sampled_codes(self.pipe, self.judge, SAMPLED, seed=self.seed, watch=lambda s: self.watch(s))
 
     def has_editor(self, attribute: str) -> bool:
         """Whether `prepare_editor` has nothing to do for an attribute."""
@@ -172,16 +168,13 @@ class Explorer:
         """Trains the reference editor of an attribute in `folder`, where it resumes; `watch` as in `prepare`."""
         if self.has_editor(attribute):
             return
-        train, codes = self.pipe.domain.split("train", EDITOR_CODES), []
-        for i in range(0, len(train), evaluation.BATCH):
-            self.watch(0.5 * i / len(train))
-            codes.append(self.pipe.invert(train.batch(range(i, min(i + evaluation.BATCH, len(train))))).cpu())
-        self.watch(0.5)
+        train = self.pipe.domain.split("train", EDITOR_CODES)
+        codes = evaluation.invert_all(self.pipe, train, watch=lambda share: self.watch(share / 2))
         recipe = recipes.ReferenceRecipe(steps=steps, seed=self.seed)
         editor, _ = recipes.train_reference_editor(
             self.classifier,
             attribute,
-            torch.cat(codes),
+            codes,
             recipe,
             Path(folder) / attribute,
             device=self.pipe.device,

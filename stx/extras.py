@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx import parallel
 from stx.gan import r1_penalty
 from stx.psp import PSP
 from stx.stylegan2 import Generator
@@ -118,6 +119,7 @@ class Adversary(Resumable):
             total = loss + R1 / 2 * R1_EVERY * r1_penalty(self.discriminator(real), [real])
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        parallel.average_gradients(self.optimizer)
         self.optimizer.step()
         return {f"{self.name}_loss": loss.item()}
 

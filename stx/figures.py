@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from stx import parallel
 from stx.training import whole_file, write_text
 
 PACKAGES = ("torch", "numpy", "lpips", "dicebear-styles", "resvg-py")
@@ -159,7 +160,7 @@ def show_grid(
 
 def progress(items, **kwargs):
     """A progress bar that reads well in notebooks, logs and papermill: plain text, now and then."""
-    return tqdm(items, file=sys.stdout, mininterval=5, **kwargs)
+    return tqdm(items, file=sys.stdout, mininterval=5, disable=not parallel.is_main(), **kwargs)
 
 
 def _git(root: Path, *words: str) -> str:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx import parallel
 from stx.domains import Dataset, batch_positions
 from stx.projected import ProjectedDiscriminator
 from stx.stylegan2 import Discriminator, Generator
@@ -49,6 +50,7 @@ class GanTask:
     r1_gamma, r1_every; pl_weight (0: off), pl_every: the lazy regularisers. ema_images: half-life of the average in
     pictures, shortened to `ema_rampup` of the run so far. head_start: first updates, of the discriminator alone.
     discriminator: of `stx.stylegan2` or `stx.projected`; R1 is taken on what it judges, pixels or features.
+    Of several processes (`stx.parallel`) each takes its share of a batch, with its own random z and noise.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class GanTask:
 
     def step(self, step: int) -> dict[str, float]:
         """One update of D and one of G on the same number of pictures."""
-        real = self.data.batch(self.positions(step)).to(self.device)
+        real = self.data.batch(parallel.share(self.positions(step))).to(self.device)
         if self.mirror:
             real = torch.where(torch.rand(len(real), 1, 1, 1, device=real.device) < 0.5, real.flip(3), real)
         log = self._update_discriminator(real)
@@ -143,24 +145,28 @@ class GanTask:
     def _update_generator(self) -> dict[str, float]:
         for p in self.learning:
             p.requires_grad_(False)
-        loss = generator_loss(self.discriminator(self.generator(self.sample_ws(self.batch), noise="random")))
+        loss = generator_loss(
+            self.discriminator(self.generator(self.sample_ws(self.batch // parallel.count()), noise="random"))
+        )
         _minimise(self.g_optimizer, loss)
         for p in self.learning:
             p.requires_grad_(True)
         return {"g_loss": loss.item()}
 
     def _regularise_generator(self) -> dict[str, float]:
-        ws = self.sample_ws(max(self.batch // 2, 1))
+        ws = self.sample_ws(max(self.batch // parallel.count() // 2, 1))
         lengths = path_lengths(self.generator(ws, noise="random"), ws)
-        self.pl_mean += 0.01 * (lengths.mean().item() - self.pl_mean)
+        length = parallel.mean({"path_length": lengths.mean().item()})
+        self.pl_mean += 0.01 * (length["path_length"] - self.pl_mean)
         penalty = (lengths - self.pl_mean).square().mean()
         _minimise(self.g_optimizer, self.pl_weight * self.pl_every * penalty)
-        return {"path_length": lengths.mean().item()}
+        return length
 
 
 def _minimise(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    parallel.average_gradients(optimizer)
     optimizer.step()
 
 

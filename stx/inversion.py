@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx import parallel
 from stx.domains import Dataset, batch_positions
 from stx.encoder import STEPS, Encoder
 from stx.extras import Extra
@@ -18,6 +19,7 @@ from stx.ranger import Ranger
 from stx.stylegan2 import Generator
 from stx.training import Resumable
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHTS = {"l2": 1.0, "lpips": 0.8, "id": 0.1}
 
 
@@ -51,7 +53,9 @@ class InversionTask(Resumable):
 
     encoder: pictures to W+ codes; one that refines learns from each of its passes, the codes before being given
     (ReStyle, section 3.2). view: drawn pictures to the size of the data (`Domain.view`). lr may fall linearly to zero
-    over the last `decay` share of `steps`. extras: see `stx.extras`.
+    over the last `decay` share of `steps`. accumulate: parts in which a batch is computed, to save memory (batch norm
+    sees a part). precision: "bfloat16" computes codes and pictures in it, losses and weights stay float32.
+    extras: see `stx.extras`. Raises `ValueError` for a batch that does not divide by parts and processes.
     """
 
     kept = ("encoder", "optimizer", "schedule")
@@ -68,6 +72,8 @@ class InversionTask(Resumable):
         lr: float = 1e-4,
         decay: float = 0.0,
         mirror: bool = False,
+        accumulate: int = 1,
+        precision: str = "float32",
         view: Callable[[Tensor], Tensor] = lambda image: image,
         extras: Sequence[Extra] = (),
         seed: int = 0,
@@ -77,6 +83,12 @@ class InversionTask(Resumable):
         self.generator = generator.to(device).eval().requires_grad_(False)
         self.loss, self.data, self.batch, self.mirror = loss.to(device), data, batch, mirror
         self.seed, self.device, self.extras = seed, device, list(extras)
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}; there is: {', '.join(PRECISIONS)}")
+        if accumulate < 1 or batch % (accumulate * parallel.count()):
+            raise ValueError(f"a batch of {batch} does not divide by {accumulate} parts x {parallel.count()} processes")
+        self.accumulate, self.dtype = accumulate, PRECISIONS[precision]
+        parallel.share_statistics(self.encoder)
         self.optimizer = Ranger([p for p in encoder.parameters() if p.requires_grad], lr=lr)
 
         def rate(step: int) -> float:
@@ -96,14 +108,12 @@ class InversionTask(Resumable):
     def passes(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and pictures of each pass; gradients reach one pass only."""
         if self.encoder.in_channels == 3:
-            ws = self.encoder(image)
-            yield ws, self.draw(ws)
+            yield self._pass(image, self.encoder.latent_avg)
             return
         ws = self.encoder.latent_avg.expand(len(image), -1, -1)
         seen = self.draw(ws[:1]).expand(len(image), -1, -1, -1)
         for _ in range(STEPS):
-            ws = ws.detach() + self.encoder.offsets(torch.cat([image, seen.detach()], 1))
-            seen = self.draw(ws)
+            ws, seen = self._pass(torch.cat([image, seen.detach()], 1), ws.detach())
             yield ws, seen
 
     def step(self, step: int) -> dict[str, float]:
@@ -111,19 +121,35 @@ class InversionTask(Resumable):
         self.encoder.train()
         for extra in self.extras:
             extra.begin(step)
-        image = self.data.batch(self.positions(step)).to(self.device)
-        if self.mirror:
-            image = torch.where(torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5, image.flip(3), image)
+        whole = self._pictures(step)
         self.optimizer.zero_grad(set_to_none=True)
-        for ws, drawn in self.passes(image):
-            total, parts = self.loss(image, drawn)
-            sum((extra.loss(ws, drawn) for extra in self.extras), total).backward()
+        logs, found = [], []
+        for image in whole.chunk(self.accumulate):
+            for ws, drawn in self.passes(image):
+                total, parts = self.loss(image, drawn)
+                (sum((extra.loss(ws, drawn) for extra in self.extras), total) / self.accumulate).backward()
+            logs.append({"loss": total.item()} | parts)
+            found.append((ws.detach(), drawn.detach()))
+        parallel.average_gradients(self.optimizer)
         self.optimizer.step()
         self.schedule.step()
-        log = {"loss": total.item()} | parts
+        log = {name: sum(part[name] for part in logs) / len(logs) for name in logs[0]}
+        ws, drawn = map(torch.cat, zip(*found, strict=True))
         for extra in self.extras:
-            log |= extra.update(image, ws.detach(), drawn.detach(), step)
+            log |= extra.update(whole, ws, drawn, step)
         return log
+
+    def _pass(self, given: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(given.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            ws = base + self.encoder.offsets(given)
+            return ws.float(), self.draw(ws).float()
+
+    def _pictures(self, step: int) -> Tensor:
+        """This process's pictures of a batch, some mirrored."""
+        image = self.data.batch(parallel.share(self.positions(step))).to(self.device)
+        if not self.mirror:
+            return image
+        return torch.where(torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5, image.flip(3), image)
 
     @torch.no_grad()
     def validate(self, data: Dataset, batch: int = 64) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx import domains, images, weights
+from stx import domains, images, parallel, weights
 from stx.encoder import Encoder
 from stx.identity import IdentityNet
 from stx.pickles import WeightsError
@@ -30,7 +30,12 @@ def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
 
 
 def pick_device(device: str = "auto") -> str:
-    """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `ValueError` for an absent one."""
+    """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `ValueError` for an absent one.
+
+    Of several processes (`stx.parallel`) each gets its own.
+    """
+    if device == "auto" and parallel.count() > 1:
+        return parallel.device()
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if present[name])

@@ -17,8 +17,11 @@ from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
+
+from stx import parallel
 
 
 class TrainingError(RuntimeError):
@@ -73,20 +76,25 @@ def train(
 
     folder: gets `state.pt` (written whole or not at all), `config.json` and `log.csv`. config: what makes this run what
     it is; a checkpoint made with another one is refused. evaluate: called every `evaluate_every` steps and at the end;
-    its numbers join the log. Ctrl-C or SIGTERM finish the step, save and stop.
+    its numbers join the log. Ctrl-C or SIGTERM finish the step, save and stop. Of several processes (`stx.parallel`)
+    the main one writes and evaluates; the log has means over all.
     Raises `TrainingError` for a loss that is not finite, another config, a checkpoint that cannot be read or written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads(json.dumps(config | {"seed": seed}))
     done, window, rows = _resume(task, folder, config)
-    write_text(folder / "config.json", json.dumps(config, indent=2))
-    bar = tqdm(total=steps, initial=done, desc=folder.name, unit="step", file=sys.stdout, mininterval=2)
+    main = parallel.is_main()
+    if main:
+        write_text(folder / "config.json", json.dumps(config, indent=2))
+    bar = tqdm(
+        total=steps, initial=done, desc=folder.name, unit="step", file=sys.stdout, mininterval=2, disable=not main
+    )
     started = time.monotonic()
     with _stop_signals() as stopped, bar:
         for step in range(done, steps):
-            torch.manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
-            values = task.step(step)
+            torch.manual_seed(((seed * 1_000_003 + step) * 2_654_435_761 + parallel.rank()) % 2**63)
+            values = parallel.mean(task.step(step))
             _check_finite(values, step, task, folder)
             for name, value in values.items():
                 total, count = window.get(name, (0.0, 0))
@@ -97,14 +105,15 @@ def train(
                 rows.append({"step": done} | {name: total / count for name, (total, count) in window.items()})
                 bar.set_postfix({k: f"{v:.3g}" for k, v in list(rows[-1].items())[1:4]})
                 window = {}
-            if evaluate and (done % evaluate_every == 0 or done == steps):
+            if main and evaluate and (done % evaluate_every == 0 or done == steps):
                 rows.append({"step": done} | evaluate(done))
-            stop = stopped()  # asked once: what stops the loop has been saved
-            if done % save_every == 0 or done == steps or stop:
+            stop = parallel.mean({"stop": float(stopped())})["stop"] > 0  # asked once: what stops the loop was saved
+            if main and (done % save_every == 0 or done == steps or stop):
                 _save(task, folder, {"step": done, "config": config, "window": window}, rows)
             if stop:
                 print(f"stopped after step {done} of {steps}; saved in {folder} ({time.monotonic() - started:.0f} s)")
                 break
+    parallel.wait()
     return pd.DataFrame(rows)
 
 
@@ -139,7 +148,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise TrainingError(f"{path}: cannot be written ({error}); the former file is kept, free some space") from error
     finally:
         part.unlink(missing_ok=True)

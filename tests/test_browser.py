@@ -166,3 +166,30 @@ def test_jupyterlab(book):
         wait_for(tab, "Eyeglasses +4.00")
         assert tab.locator('img[alt^="edit:"]').first.screenshot() != before
         assert tab.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(
+    "STX_RECORD" not in os.environ, reason="`make recording` makes the README's picture of the explorer"
+)
+def test_recording(book):
+    """Drags two attributes and writes what is seen into $STX_RECORD/explorer.gif."""
+    port = free_port()
+    command = ["voila", BOOK, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--template=lab"]
+    with server(book.parent, command, f"http://127.0.0.1:{port}/voila/static/voila.js"), page() as tab:
+        tab.set_viewport_size({"width": 1000, "height": 960})
+        tab.goto(f"http://127.0.0.1:{port}/", timeout=WAIT)
+        edit_of(tab)
+        frames = [tab.screenshot()]
+        for attribute, presses in (("Sunglasses", 14), ("Beard", 14)):
+            for step in range(1, presses + 1):
+                drag_by_keyboard(tab, attribute, 1)
+                wait_for(tab, f"{attribute} +{step:.2f}")
+                if step % 2 == 0:
+                    frames.append(tab.screenshot())
+    pictures = [Image.open(io.BytesIO(frame)).convert("RGB").resize((750, 720)) for frame in frames]
+    first, *rest = (picture.quantize(96, dither=Image.Dither.NONE) for picture in pictures)
+    shown = [1200, *[350] * (len(rest) - 1), 2500]  # ms
+    first.save(
+        Path(os.environ["STX_RECORD"]) / "explorer.gif", save_all=True, append_images=rest, duration=shown, loop=0
+    )

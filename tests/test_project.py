@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -135,3 +136,14 @@ def test_readme_numbers_of_editing_are_those_of_the_tables():
     assert all(words in text for words in told)
     step = pd.read_csv(ROOT / "figures" / "09_time.csv")["median, ms"][0]
     assert f"A step takes {step:.0f} ms" in text
+
+
+@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 12), ("train.smk", 12)])
+def test_the_workflow_on_a_cluster(flow, jobs, tmp_path):
+    """A dry run with the SLURM profile: every job is planned, nothing is submitted."""
+    given = ["--config", f"runs={tmp_path}", f"out={tmp_path}"]
+    command = [sys.executable, "-m", "snakemake", "-s", flow, "--profile", "profiles/slurm", "--dry-run", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"^total +{jobs}$", done.stdout + done.stderr, re.M)
+    assert "runtime=240" in done.stdout + done.stderr
