@@ -105,6 +105,10 @@ def bench_line(row: dict) -> str:
 
 def test_readme_numbers_are_those_of_the_tables():
     text = (ROOT / "README.md").read_text()
+    one, two = pd.read_csv(ROOT / "figures" / "bench_processes.csv").to_dict("records")
+    for what, digits in (("pictures inverted per s", 0), ("updates per s", 1)):
+        assert f"{one[what]:.{digits}f}" in text
+        assert f"{two[what]:.{digits}f}" in text
     quality = pd.read_csv(ROOT / "figures" / "03_quality.csv")
     assert len(quality) == 6
     for row in quality.itertuples():
