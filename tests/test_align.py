@@ -158,7 +158,7 @@ def test_drawing_without_gradients_is_drawing(size, batch, noise):
 
 
 def test_bench_tells_time_memory_and_difference():
-    row = bench.measure(64, "stx", threads=torch.get_num_threads(), repeats=1)
+    row = bench.measure(64, "stx", threads=torch.get_num_threads(), repeats=9)  # a median: the machine may be busy
     assert row["draw, s"] < row["invert, s"]
     assert 0.5 < row["memory, GiB"] < 6
     assert 0 < row["share of a matrix product"] < 1.2
