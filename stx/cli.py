@@ -164,9 +164,11 @@ def _train(options: argparse.Namespace) -> int:
             domain, generator, recipe, run / options.method, identity=identity, device=device
         )
         done = {options.method: encoder}
-    if not log.empty and int(log["step"].max()) < recipe.steps:
+    if not parallel.is_main():
+        return 0
+    if log.empty or int(log["step"].max()) < recipe.steps:
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
-    for name, net in done.items() if parallel.is_main() else ():
+    for name, net in done.items():
         weights.ship(net, (options.out or home) / name, log, record)
         print(f"trained {name}: {(options.out or home) / name}")
     return 0

@@ -1,5 +1,6 @@
 """Two CPU processes (gloo) against one: the same codes, the same training; what a killed worker leaves."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stx import cli, images, weights
+from stx import cli, images, training, weights
 from stx.parallel import SharedBatchNorm
 from stx.pickles import WeightsError
 from stx.shards import load_codes
@@ -174,10 +175,12 @@ def state(place, runs, method="style_transformer") -> dict:
 
 
 def difference(a: dict, b: dict) -> float:
-    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+    """The distance of two sets of weights; a weight without a gradient follows rounding alone, so no largest value."""
+    names = [name for name in a if "running_" not in name and "num_batches" not in name]
+    return sum(float((a[name].double() - b[name].double()).square().sum()) for name in names) ** 0.5
 
 
-@pytest.mark.parametrize("method", ["style_transformer", "restyle_psp"])
+@pytest.mark.parametrize("method", ["psp", "restyle_psp"])
 def test_two_processes_train_like_one(trainable, method):
     one, two, start = (train(trainable, runs, "--method", method) for runs in ("one", "two", "start"))
     assert cli.main([*start, "--steps", "1"]) == 0
@@ -186,17 +189,21 @@ def test_two_processes_train_like_one(trainable, method):
     assert done.returncode == 0, done.stderr
     assert (trainable / "two" / "out" / method / "model.safetensors").is_file()
     ends = {runs: state(trainable, runs, method) for runs in ("one", "two", "start")}
-    assert difference(ends["one"], ends["two"]) < 1e-2 * difference(ends["one"], ends["start"])
+    apart, moved = difference(ends["one"], ends["two"]), difference(ends["one"], ends["start"])
+    assert apart < 5e-2 * moved
 
 
-def test_a_training_of_two_processes_goes_on(trainable):
-    """What one process began, two take up, and the other way round."""
-    assert cli.main([*train(trainable, "one"), "--steps", "2"]) == 0
-    assert launched(*train(trainable, "one"), "--steps", "4").returncode == 0
-    assert launched(*train(trainable, "two"), "--steps", "2").returncode == 0
-    assert cli.main([*train(trainable, "two"), "--steps", "4"]) == 0
-    log = pd.read_csv(trainable / "one" / "photos" / "style_transformer" / "log.csv")
-    assert log["step"].max() == 4
+def test_two_processes_go_on_where_one_was_stopped(trainable, monkeypatch):
+    psp = ("--method", "psp")
+    assert cli.main([*train(trainable, "whole", *psp), "--steps", "4"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_stop_signals", lambda: contextlib.nullcontext(lambda: True))
+        assert cli.main([*train(trainable, "stopped", *psp), "--steps", "4"]) == 1
+        start = state(trainable, "stopped", "psp")
+    done = launched(*train(trainable, "stopped", *psp), "--steps", "4")
+    assert done.returncode == 0, done.stderr
+    whole, stopped = state(trainable, "whole", "psp"), state(trainable, "stopped", "psp")
+    assert difference(whole, stopped) < 5e-2 * difference(whole, start)
 
 
 def test_parts_of_a_batch_and_bfloat16(trainable):
@@ -206,7 +213,7 @@ def test_parts_of_a_batch_and_bfloat16(trainable):
     whole, parts, half = (state(trainable, runs) for runs in ("whole", "parts", "half"))
     for other in (parts, half):
         assert all(value.dtype == whole[name].dtype for name, value in other.items())
-        assert 0 < difference(whole, other) < 1e-2
+        assert 0 < difference(whole, other) < 0.1 * sum(float(v.double().square().sum()) for v in whole.values()) ** 0.5
 
 
 def test_the_generator_trains_in_two_processes(trainable):
