@@ -39,16 +39,16 @@ class GeneratorRecipe:
 
     steps: int = 16000
     batch: int = 16
-    lr: float = 2e-3
+    lr: float = 1.5e-3
     z_dim: int = 256
     n_mlp: int = 4
     channel_base: int = 2048
     channel_max: int = 128
     projected: bool = True  # a discriminator on ImageNet features; else StyleGAN2's own, of the generator's channels
-    zoom: int = 1  # how much pictures are enlarged for the features
+    zoom: int = 2  # how much pictures are enlarged for the features
     head_start: int = 0
     mirror: bool = False
-    mixing: float = 0.7
+    mixing: float = 0.0
     r1_gamma: float = 0.5
     r1_every: int = 8
     pl_weight: float = 0.0
@@ -62,7 +62,7 @@ class EncoderRecipe:
     """An encoder and its training (see `stx.inversion.InversionTask`). method: one of `stx.methods.METHODS`."""
 
     method: str = "style_transformer"
-    steps: int = 4000
+    steps: int = 6000
     batch: int = 16
     lr: float = 5e-4
     decay: float = 0.3
@@ -133,8 +133,9 @@ class ReferenceRecipe:
 
 
 def generator_recipe(domain: Domain, **changes) -> GeneratorRecipe:
-    """The default recipe, its channels scaled to the domain's resolution; `changes` win."""
-    return replace(GeneratorRecipe(channel_base=32 * domain.resolution), **changes)
+    """The default recipe, its channels and what the features see scaled to the resolution; `changes` win."""
+    zoom = max(128 // domain.resolution, 1)
+    return replace(GeneratorRecipe(channel_base=32 * domain.resolution, zoom=zoom), **changes)
 
 
 def encoder_recipe(domain: Domain, generator: Generator, **changes) -> EncoderRecipe:

@@ -247,7 +247,10 @@ def test_a_batch_that_cannot_be_shared_is_refused(trainable, capsys):
 
 def test_two_processes_are_two(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from stx import parallel as p; print(p.mean({'rank': float(p.rank())}), p.share([3, 4, 5, 6]))")
+    script.write_text(
+        "import sys; from stx import parallel as p; "
+        "sys.stdout.write(f\"{p.mean({'rank': float(p.rank())})} {p.share([3, 4, 5, 6])}\\n\")"  # in one piece: two processes write into one pipe
+    )
     command = [*two_processes([])[:-2], str(script)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
