@@ -124,12 +124,13 @@ class InversionTask(Resumable):
         whole = self._pictures(step)
         self.optimizer.zero_grad(set_to_none=True)
         logs, found = [], []
-        for image in whole.chunk(self.accumulate):
-            for ws, drawn in self.passes(image):
-                total, parts = self.loss(image, drawn)
-                (sum((extra.loss(ws, drawn) for extra in self.extras), total) / self.accumulate).backward()
-            logs.append({"loss": total.item()} | parts)
-            found.append((ws.detach(), drawn.detach()))
+        with parallel.shared_dropout():
+            for image in whole.chunk(self.accumulate):
+                for ws, drawn in self.passes(image):
+                    total, parts = self.loss(image, drawn)
+                    (sum((extra.loss(ws, drawn) for extra in self.extras), total) / self.accumulate).backward()
+                logs.append({"loss": total.item()} | parts)
+                found.append((ws.detach(), drawn.detach()))
         parallel.average_gradients(self.optimizer)
         self.optimizer.step()
         self.schedule.step()

@@ -2,10 +2,11 @@
 
 Data-parallel training as DistributedDataParallel does it, with the gradients averaged after the backward pass and not
 in hooks of a forward pass: R1 differentiates twice, and ReStyle runs the network five times for an update. Batch norm
-takes its statistics over all processes, so an update is that of one process with the whole batch. In one process every
-function here does nothing. ACCELERATE_USE_CPU=true keeps them off GPUs.
+takes its statistics over all processes and dropout its masks from those of the whole batch, so an update is that of one
+process with the whole batch. In one process every function here does nothing. ACCELERATE_USE_CPU=true keeps off GPUs.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from accelerate.utils import parse_flag_from_env, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Item = TypeVar("Item")
 
@@ -93,6 +95,35 @@ def share_statistics(net: nn.Module) -> None:
     for module in net.modules() if count() > 1 else ():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm
+
+
+class SharedDropout(TorchDispatchMode):
+    """While active, dropout takes this process's part of the masks that one process would draw for the whole batch.
+
+    masks: the random numbers, equal in all processes. Works on CPUs, where dropout is a product with Bernoulli numbers;
+    a GPU has kernels of its own, and each process draws its masks there, as in DistributedDataParallel.
+    """
+
+    def __init__(self, masks: torch.Generator):
+        super().__init__()
+        self.masks = masks
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is not torch.ops.aten.bernoulli_.float:
+            return func(*args, **(kwargs or {}))
+        part, keep = (*args, 0.5)[:2]  # its default is left out
+        order = sorted(range(part.ndim), key=part.stride, reverse=True)  # numbers are drawn in the order of memory
+        shape = len(part) * count(), *part.shape[1:]
+        whole = part.new_empty([shape[i] for i in order]).bernoulli_(keep, generator=self.masks)
+        whole = whole.permute([order.index(i) for i in range(part.ndim)])
+        return part.copy_(whole.chunk(count())[rank()])
+
+
+def shared_dropout() -> contextlib.AbstractContextManager:
+    """`SharedDropout`, seeded as process 0 is by `stx.training`."""
+    if count() == 1:
+        return contextlib.nullcontext()
+    return SharedDropout(torch.Generator().manual_seed(torch.initial_seed() - rank()))
 
 
 def _state() -> PartialState:

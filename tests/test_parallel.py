@@ -180,7 +180,7 @@ def difference(a: dict, b: dict) -> float:
     return sum(float((a[name].double() - b[name].double()).square().sum()) for name in names) ** 0.5
 
 
-@pytest.mark.parametrize("method", ["psp", "restyle_psp"])
+@pytest.mark.parametrize("method", ["style_transformer", "psp", "restyle_psp", "restyle_style_transformer"])
 def test_two_processes_train_like_one(trainable, method):
     one, two, start = (train(trainable, runs, "--method", method) for runs in ("one", "two", "start"))
     assert cli.main([*start, "--steps", "1"]) == 0
@@ -240,6 +240,22 @@ def test_statistics_of_batch_norm_are_those_of_the_whole_batch(monkeypatch):
     torch.testing.assert_close(shared.eval()(x), plain.eval()(x))
 
 
+def test_dropout_of_a_part_is_that_of_the_whole_batch(monkeypatch):
+    from stx import parallel
+
+    layer = torch.nn.TransformerDecoderLayer(8, 2, 16, 0.5, batch_first=True)
+    tokens, memory = torch.randn(6, 3, 8), torch.randn(6, 5, 8)
+    torch.manual_seed(7)
+    expected, parts = layer(tokens, memory), []
+    monkeypatch.setattr(parallel, "count", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        torch.manual_seed(7 + rank)
+        with parallel.shared_dropout():
+            parts.append(layer(tokens.chunk(2)[rank], memory.chunk(2)[rank]))
+    torch.testing.assert_close(torch.cat(parts), expected)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(trainable, capsys):
     assert cli.main([*train(trainable, "runs"), "--steps", "1", "--accumulate", "3"]) == 2
     assert "a batch of 8 does not divide by 3 parts x 1 processes" in capsys.readouterr().err
@@ -248,8 +264,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(trainable, capsys):
 def test_two_processes_are_two(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys; from stx import parallel as p; "
-        "sys.stdout.write(f\"{p.mean({'rank': float(p.rank())})} {p.share([3, 4, 5, 6])}\\n\")"  # in one piece: two processes write into one pipe
+        "import os; from stx import parallel as p; "
+        "os.write(1, f\"{p.mean({'rank': float(p.rank())})} {p.share([3, 4, 5, 6])}\\n\".encode())"
     )
     command = [*two_processes([])[:-2], str(script)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
