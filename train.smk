@@ -1,14 +1,15 @@
-# Training of every encoder of stx.methods with one budget: one thread each, two at a time, resumed where they were stopped.
+# Every encoder of stx.methods trained with one budget: one thread each, two at a time, resumed where they were stopped.
 #   snakemake -s train.smk --cores 2                          the embedded avatars, as `make train` does
-#   snakemake -s train.smk --cores 2 --config steps=100 methods=psp,e4e runs=/tmp/x
+#   snakemake -s train.smk --cores 2 --config steps=100 methods=psp,e4e runs=/tmp/x out=/tmp/x
 
 import sys
 
 from stx.methods import METHODS
 
 DOMAIN = config.get("domain", "avatars")
-RUNS = config.get("runs", "runs/methods")
-STEPS = config.get("steps", 4000)
+RUNS = config.get("runs", "runs/compared")
+OUT = config.get("out")  # default: data/<domain>/compared
+STEPS = config.get("steps")  # default: of the table
 SEED = config.get("seed", 0)
 CHOSEN = str(config.get("methods", ",".join(METHODS))).split(",")
 
@@ -24,6 +25,7 @@ rule train:
     threads: 1
     params:
         python=sys.executable,
+        given=" ".join(f"--{name} {value}" for name, value in {"steps": STEPS, "out": OUT}.items() if value),
     shell:
-        "OMP_NUM_THREADS=1 {params.python} -m stx.cli train encoder {DOMAIN} --method {wildcards.method} --steps {STEPS}"
-        " --seed {SEED} --runs {RUNS} --out {RUNS}/weights"
+        "OMP_NUM_THREADS=1 {params.python} -m stx.cli train encoder {DOMAIN} --compared --method {wildcards.method}"
+        " --seed {SEED} --runs {RUNS} {params.given}"

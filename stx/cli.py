@@ -25,7 +25,7 @@ from stx import (
 from stx.domains import DomainError
 from stx.figures import progress, provenance, save_table, sweep, write_index
 from stx.inversion import PRECISIONS
-from stx.methods import METHODS
+from stx.methods import COMPARED, METHODS
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
@@ -62,12 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("domain", help="a folder of pictures, ffhq or cars")
     train.add_argument("--method", default="style_transformer", choices=list(METHODS), help="of the encoder")
     train.add_argument("--steps", type=int, help="updates in all (default: of the avatars)")
-    train.add_argument("--batch", type=int, default=16, help="pictures per update, of all processes together")
+    train.add_argument("--compared", action="store_true", help="with the sizes and the budget of the table of encoders")
+    train.add_argument("--batch", type=int, help="pictures per update, of all processes together (default: 16)")
     train.add_argument("--accumulate", type=int, help="parts in which an encoder's batch is computed, to save memory")
     train.add_argument("--precision", choices=list(PRECISIONS), help="of an encoder's forward pass")
     train.add_argument("--resolution", type=int, help="side of a new generator's pictures (default 64)")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--out", type=Path, metavar="DIR", help="gets the trained networks (default: data/DOMAIN)")
+    train.add_argument("--out", type=Path, metavar="DIR", help="gets the networks (default: data/DOMAIN)")
     train.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="checkpoints, samples, log")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     train.set_defaults(command=_train)
@@ -147,10 +148,10 @@ def _train(options: argparse.Namespace) -> int:
     device = pipeline.pick_device(options.device)
     domain = domains.load(options.domain, resolution=options.resolution)
     home, run = domains.data_dir() / domain.name, options.runs / domain.name
-    given = {"batch": options.batch, "seed": options.seed}
-    given |= {k: v for k in ("steps", "accumulate", "precision") if (v := getattr(options, k)) is not None}
-    if options.network == "generator" and (options.accumulate or options.precision):
-        raise ValueError("--accumulate and --precision are for encoders")
+    given = {"seed": options.seed}
+    given |= {k: v for k in ("steps", "batch", "accumulate", "precision") if (v := getattr(options, k)) is not None}
+    if options.network == "generator" and (options.accumulate or options.precision or options.compared):
+        raise ValueError("--accumulate, --precision and --compared are for encoders")
     record = provenance(command=f"stx train {options.network}", domain=domain.name, **given)
     if options.network == "generator":
         recipe = recipes.generator_recipe(domain, **given)
@@ -159,7 +160,12 @@ def _train(options: argparse.Namespace) -> int:
     else:
         generator = weights.load(home / "generator", device)
         identity = weights.load(home / "identity", device) if (home / "identity").is_dir() else None
-        recipe = recipes.encoder_recipe(domain, generator, method=options.method, **given)
+        if options.compared:
+            home, run = home / COMPARED, run / COMPARED
+            recipe = recipes.compared_recipe(domain, generator, method=options.method, **given)
+        else:
+            recipe = recipes.encoder_recipe(domain, generator, method=options.method, **given)
+        record["parameters"] |= {"method": recipe.method, "steps": recipe.steps, "batch": recipe.batch}
         encoder, log = recipes.train_encoder(
             domain, generator, recipe, run / options.method, identity=identity, device=device
         )

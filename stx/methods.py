@@ -14,6 +14,7 @@ from stx.psp import PSP
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
 
+COMPARED = "compared"  # in a domain's folder: encoders trained with one budget
 SLOWER = 0.2  # the rate of e4e's latent discriminator, as a share of the encoder's
 
 
@@ -49,7 +50,9 @@ def build_encoder(
     """A new encoder of a method and what it needs beside the losses. recipe: an `EncoderRecipe`."""
     options = dict(method.options)
     if method.network is PSP:
-        options["input_side"] = max(domain.input_size)
+        options |= {"input_side": max(domain.input_size), "hidden": recipe.hidden}
+    elif recipe.hidden:
+        options["feed_forward"] = 4 * recipe.hidden
     encoder = method.network.for_generator(generator, widths=recipe.widths, units=recipe.units, **options)
     return encoder, [_extra(name, encoder, generator, recipe, device) for name in method.extras]
 

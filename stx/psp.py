@@ -27,12 +27,12 @@ POOLED = 7  # side of the pooled map of the W+ head
 class MapToStyle(nn.Module):
     """A map to one token: convolutions that halve it to one pixel, then an equalised linear layer."""
 
-    def __init__(self, channels: int, w_dim: int, halvings: int):
+    def __init__(self, channels: int, hidden: int, w_dim: int, halvings: int):
         super().__init__()
-        widths = [channels] + [w_dim] * halvings
+        widths = [channels] + [hidden] * halvings
         layers = [(nn.Conv2d(i, o, 3, 2, 1), nn.LeakyReLU()) for i, o in zip(widths, widths[1:], strict=False)]
         self.convs = nn.Sequential(*[part for layer in layers for part in layer])
-        self.linear = EqualLinear(w_dim, w_dim)
+        self.linear = EqualLinear(widths[-1], w_dim)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b w_dim"]:
         return self.linear(self.convs(x).flatten(1))
@@ -66,7 +66,8 @@ class PSP(Encoder):
     widths, units: of the backbone, the last width being w_dim; input_side: the longer side of the pictures.
     head: "pyramid" (pSp, e4e), "last map" (ReStyle), "W" or "W+" (pSp's ablations). progressive: tokens are offsets
     from the first one (e4e), of which the first `stage` are in use; all of them unless training says otherwise.
-    in_channels: 6 for an encoder that refines. resnet: ResNet units in place of IR-SE ones.
+    in_channels: 6 for an encoder that refines. resnet: ResNet units in place of IR-SE ones. hidden: channels inside the
+    stacks of tokens and before the last layer of the W+ head; None for w_dim, as published.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class PSP(Encoder):
         progressive: bool = False,
         in_channels: int = 3,
         resnet: bool = False,
+        hidden: int | None = None,
     ):
         w_dim = widths[-1]
         super().__init__(num_ws=num_ws, w_dim=w_dim, in_channels=in_channels)
@@ -95,21 +97,23 @@ class PSP(Encoder):
             "progressive": progressive,
             "in_channels": in_channels,
             "resnet": resnet,
+            "hidden": hidden,
         }
+        hidden = hidden or w_dim
         self.backbone = (ResNet if resnet else IRSE)(widths=widths, units=units, in_channels=in_channels)
         halvings = max(int(math.log2(input_side / 2 ** len(widths))), 0)
         if head in ("pyramid", "last map"):
             finer = [0] * num_ws if head == "last map" else [(i >= MIDDLE) + (i >= FINE) for i in range(num_ws)]
-            self.styles = nn.ModuleList(MapToStyle(w_dim, w_dim, halvings + more) for more in finer)
+            self.styles = nn.ModuleList(MapToStyle(w_dim, hidden, w_dim, halvings + more) for more in finer)
         if head == "pyramid":
             self.latlayer1 = nn.Conv2d(widths[-2], w_dim, 1)
             self.latlayer2 = nn.Conv2d(widths[-3], w_dim, 1)
         elif head == "W":
             self.linear = EqualLinear(w_dim, w_dim)
         elif head == "W+":
-            flat = nn.Linear(w_dim * POOLED**2, w_dim)
+            flat = nn.Linear(w_dim * POOLED**2, hidden)
             self.output_layer_2 = nn.Sequential(nn.BatchNorm2d(w_dim), nn.AdaptiveAvgPool2d(POOLED), nn.Flatten(), flat)
-            self.linear = EqualLinear(w_dim, w_dim * num_ws)
+            self.linear = EqualLinear(hidden, w_dim * num_ws)
 
     @classmethod
     def for_generator(cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int], **options) -> "PSP":

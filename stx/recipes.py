@@ -62,7 +62,7 @@ class EncoderRecipe:
     """An encoder and its training (see `stx.inversion.InversionTask`). method: one of `stx.methods.METHODS`."""
 
     method: str = "style_transformer"
-    steps: int = 6000
+    steps: int = 4000
     batch: int = 16
     lr: float = 5e-4
     decay: float = 0.3
@@ -71,6 +71,9 @@ class EncoderRecipe:
     precision: str = "float32"
     widths: tuple[int, ...] = (32, 64, 128, 256)
     units: tuple[int, ...] = (2, 2, 2, 2)
+    hidden: int | None = (
+        None  # inside pSp's stacks, and a quarter of that inside feed-forward blocks; None: as published
+    )
     l2: float = 1.0
     lpips: float = 0.8
     id: float = 0.1
@@ -148,6 +151,17 @@ def encoder_recipe(domain: Domain, generator: Generator, **changes) -> EncoderRe
     return replace(EncoderRecipe(widths=(w // 8, w // 4, w // 2, w), units=units), **changes)
 
 
+def compared_recipe(domain: Domain, generator: Generator, **changes) -> EncoderRecipe:
+    """The sizes and the budget of the table of encoders: all can be trained in hours and kept; `changes` win.
+
+    Each has about three million parameters over codes of 256: inside pSp's heads and the feed-forward blocks they are
+    narrower than published, so that no method has several times the size of another.
+    """
+    w = generator.w_dim
+    sizes = {"widths": (w // 16, w // 8, w // 4, w), "units": (1, 1, 1, 1), "hidden": w // 4}
+    return encoder_recipe(domain, generator, **{"steps": 2000, "batch": 8} | sizes | changes)
+
+
 def train_generator(
     domain: Domain,
     recipe: GeneratorRecipe,
@@ -222,7 +236,7 @@ def train_encoder(
         view=domain.view,
         extras=extras,
         device=device,
-        **_without(recipe, "method", "widths", "units", "l2", "lpips", "id"),
+        **_without(recipe, "method", "widths", "units", "hidden", "l2", "lpips", "id"),
     )
     held_out = domain.split("val", validation)
     config = {"domain": domain.name, "generator": fingerprint(generator)} | asdict(recipe)

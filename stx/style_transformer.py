@@ -35,6 +35,7 @@ class StyleTransformerEncoder(IRSE):
 
     widths, units: of the IR-SE backbone; the last width is the width of the tokens. stages: how many of coarse, medium
     and fine the queries attend to; self_attention: whether they attend to each other (the paper's ablations).
+    feed_forward: width inside the feed-forward blocks.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class StyleTransformerEncoder(IRSE):
         in_channels: int = 3,
         stages: int = len(STAGES),
         self_attention: bool = True,
+        feed_forward: int = FEED_FORWARD,
     ):
         super().__init__(widths=widths, units=units, in_channels=in_channels)
         fine, medium, w_dim = widths[-3:]
@@ -59,7 +61,7 @@ class StyleTransformerEncoder(IRSE):
             self.latlayer2 = nn.Conv2d(fine, w_dim, 1)
         kind = nn.TransformerDecoderLayer if self_attention else CrossAttentionLayer
         for stage in self.used:
-            layer = kind(w_dim, HEADS, FEED_FORWARD, DROPOUT, batch_first=True)
+            layer = kind(w_dim, HEADS, feed_forward, DROPOUT, batch_first=True)
             self.add_module(f"transformerlayer_{stage}", layer)
 
     def memories(self, image: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b tokens w_dim"]]:
@@ -93,7 +95,7 @@ class StyleTransformer(Encoder):
     num_ws, n_mlp: tokens and mapping depth of the generator; widths, units: of the backbone, the last width being the
     generator's w_dim. queries: learnt tokens, `num_ws` unless the checkpoint has more (released files have 18 for every
     resolution): all attend to each other, the first `num_ws` are the code. in_channels: 6 for one that refines. stages,
-    self_attention: see `StyleTransformerEncoder`; mapping: queries as z through the MLP, or free tokens.
+    self_attention, feed_forward: see `StyleTransformerEncoder`; mapping: queries as z through the MLP, or free tokens.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class StyleTransformer(Encoder):
         stages: int = len(STAGES),
         self_attention: bool = True,
         mapping: bool = True,
+        feed_forward: int = FEED_FORWARD,
     ):
         super().__init__(num_ws=num_ws, w_dim=widths[-1], in_channels=in_channels)
         queries = queries or num_ws
@@ -123,6 +126,7 @@ class StyleTransformer(Encoder):
             "stages": stages,
             "self_attention": self_attention,
             "mapping": mapping,
+            "feed_forward": feed_forward,
         }
         self.encoder = StyleTransformerEncoder(
             num_ws=queries,
@@ -131,6 +135,7 @@ class StyleTransformer(Encoder):
             in_channels=in_channels,
             stages=stages,
             self_attention=self_attention,
+            feed_forward=feed_forward,
         )
         self.style = mapping_network(widths[-1], n_mlp) if mapping else nn.Identity()
 

@@ -141,13 +141,14 @@ def test_build_takes_the_pictures_size(generator, world):
 
 def test_queue_trains_and_skips_what_is_done(tmp_path):
     command = [sys.executable, "-m", "snakemake", "-s", "train.smk", "--cores", "1", "--nolock", "--config"]
-    given = [f"runs={tmp_path}", "steps=1", "methods=one_stage"]
+    given = [f"runs={tmp_path}", f"out={tmp_path}/weights", "steps=1", "methods=one_stage"]
     for expected in ("trained one_stage", "Nothing to be done"):
         done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         assert expected in done.stdout + done.stderr
     net = weights.load(tmp_path / "weights" / "one_stage")
     assert net.config["stages"] == 1
-    assert (tmp_path / "avatars" / "one_stage" / "state.pt").is_file()
+    assert net.config["feed_forward"] == 256
+    assert (tmp_path / "avatars" / "compared" / "one_stage" / "state.pt").is_file()
     planned = subprocess.run([*command, f"runs={tmp_path}", "-n"], cwd=ROOT, capture_output=True, text=True)
     assert all(name in planned.stdout + planned.stderr for name in METHODS if name != "one_stage")
