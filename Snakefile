@@ -21,6 +21,7 @@ NOTEBOOKS = {
     "01_generator": "00_domain",
     "02_train_inversion": "00_domain",
     "03_inversion_quality": "00_domain",
+    "04_inversion_table": "00_domain",
     "05_latent_classifier": "00_domain",
     "06_label_editing": "05_latent_classifier",
     "07_reference_editing": "05_latent_classifier",

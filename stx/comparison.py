@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx import editing
+from stx import editing, metrics
 from stx.dependency import best_match, changes, dependency, strengths
 from stx.directions import GANSpace, InterFaceGAN, SeFa, conditioned
-from stx.evaluation import judged
+from stx.evaluation import BATCH, judged
 from stx.learned_editing import LatentCLR, LatentTransformer, StyleFlow
-from stx.perceptual import load_lpips
+from stx.perceptual import load_lpips, vgg16_features
 from stx.pipeline import Codes, Pipeline
 from stx.stylespace import StyleSpace
 
@@ -199,6 +199,57 @@ def examine(
         tables.append(pd.DataFrame(table))
         deltas.append(delta)
     return pd.concat(tables, ignore_index=True), np.concatenate(deltas)
+
+
+@torch.no_grad()
+def shown_strength(
+    pipe: Pipeline, judge: nn.Module, method: Method, ws: Tensor, index: int, *, share: float = 0.8, most: float = 24.0
+) -> float:
+    """The least of 24 strengths up to `most` at which `share` of the pictures of edited codes show an attribute."""
+    edit = method(ws, index, 1.0)
+    for strength in np.linspace(0, most, 25)[1:]:
+        if (judged(pipe, judge, edit(float(strength)))[:, index] > 0).mean() >= share:
+            return float(strength)
+    return most
+
+
+@torch.no_grad()
+def editability(
+    pipe: Pipeline,
+    judge: nn.Module,
+    codes: Mapping[str, Float[Tensor, "n num_ws w_dim"]],
+    method: Method,
+    index: int,
+    strength: float,
+    real: Float[np.ndarray, "m 512"],
+    *,
+    resamples: int = 50,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Attribute `index` added to the codes that several inversions gave for the same pictures, a row for each.
+
+    real: VGG16 features of real pictures that show the attribute. Columns: FD-VGG16 of edited pictures to them with its
+    interval over edited pictures, the share that shows the attribute, ID to the unedited inversion (NaN without an
+    identity network).
+    """
+    vgg, identity, rows = load_lpips("vgg", pipe.device), pipe.identity(), []
+    for name, ws in codes.items():
+        found = {"features": [], "shown": [], "ID": []}
+        for part in ws.to(pipe.device).split(BATCH):
+            image = pipe.redraw(method(part, index, 1.0)(strength))
+            found["features"].append(vgg16_features(vgg, image).cpu().double().numpy())
+            found["shown"].append(judge(image)[:, index].cpu().numpy() > 0)
+            if identity is not None:
+                found["ID"].append(F.cosine_similarity(identity(image), identity(pipe.redraw(part))).cpu().numpy())
+        features, shown = np.concatenate(found["features"]), np.concatenate(found["shown"])
+
+        def distance(chosen: np.ndarray, features: np.ndarray = features) -> float:
+            return metrics.frechet_distance(real, features[chosen])
+
+        low, high = metrics.bootstrap(distance, len(features), resamples=resamples, seed=seed)
+        likeness = float(np.concatenate(found["ID"]).mean()) if found["ID"] else float("nan")
+        rows.append([name, distance(np.arange(len(features))), low, high, float(shown.mean()), likeness])
+    return pd.DataFrame(rows, columns=["inversion", "FD-VGG16", "low", "high", "shown", "ID"])
 
 
 def compare_carried(

@@ -61,6 +61,11 @@ class Dataset:
         """Pictures at these positions, uint8 `[b, h, w, 3]`."""
         return np.stack([self.read(int(i)) for i in positions])
 
+    def subset(self, positions: Sequence[int]) -> "Dataset":
+        """The pictures at these positions, in this order, as a data set."""
+        labels = None if self.labels is None else self.labels[positions]
+        return Dataset(lambda i: self.read(int(positions[i])), [self.names[i] for i in positions], labels)
+
     def batch(self, positions: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
         """Pictures at these positions in [-1, 1]."""
         return images.to_tensor(self.uint8(positions))

@@ -26,6 +26,11 @@ class Encoder(nn.Module):
         self.num_ws, self.w_dim, self.in_channels = num_ws, w_dim, in_channels
         self.register_buffer("latent_avg", torch.zeros(num_ws, w_dim))
 
+    @property
+    def passes(self) -> int:
+        """How often `invert` runs the network."""
+        return 1 if self.in_channels == 3 else STEPS
+
     def offsets(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b num_ws w_dim"]:
         """What the network adds to the average code."""
         raise NotImplementedError
@@ -59,6 +64,6 @@ class Encoder(nn.Module):
         view: Callable[[Tensor], Tensor] = lambda image: image,
     ) -> Float[Tensor, "b num_ws w_dim"]:
         """The codes of pictures, by one pass or by refinement, whatever this encoder needs."""
-        if self.in_channels == 3:
+        if self.passes == 1:
             return self(image)
         return self.refine(image, lambda ws: view(generator(ws, noise="const")))[-1]

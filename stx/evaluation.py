@@ -1,12 +1,12 @@
 """One protocol for every encoder: invert a test set, measure each picture and the set, with intervals and cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from stx import images, metrics
@@ -62,23 +62,28 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return metrics.roc_auc(scores[labels], scores[~labels]) if 0 < labels.sum() < len(labels) else float("nan")
 
 
+def as_files(pipe: Pipeline, codes: Codes) -> UInt8[np.ndarray, "n h w 3"]:
+    """The pictures of codes as files would hold them: at the encoders' size, in 8 bits."""
+    return np.concatenate([images.to_uint8(pipe.redraw(part)) for part in split_codes(codes, BATCH)])
+
+
 @torch.no_grad()
 def measure(
-    pipe: Pipeline, data: Dataset, ws: Float[Tensor, "n num_ws w_dim"], *, judges: Sequence[nn.Module] = ()
+    pipe: Pipeline, data: Dataset, inverted: UInt8[np.ndarray, "n h w 3"], *, judges: Sequence[nn.Module] = ()
 ) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
-    """Each picture against its inversion, and what the distances of sets need.
+    """The first pictures of `data` against their inversions (8 bits, as files), and what the distances of sets need.
 
     Returns a table with a row per picture (name, L2, LPIPS-Alex, ID, MS-SSIM) and the VGG16 features and patch
-    projections of real and inverted pictures. Inversions are rounded to 8 bits first, as files would be.
+    projections of real and inverted pictures.
     judges: more identity networks beside the domain's own; each has a column of its `metric` name.
     """
     alex, vgg, own = load_lpips("alex", pipe.device), load_lpips("vgg", pipe.device), pipe.identity()
     judges = [*([own] if own is not None else []), *judges]
     rows, sets = [], {"real": [], "inverted": [], "real_patches": [], "inverted_patches": []}
-    for i in progress(range(0, len(data), BATCH), desc="measuring", unit="batch"):
-        part = _part(i, data)
+    for i in progress(range(0, len(inverted), BATCH), desc="measuring", unit="batch"):
+        part = _part(i, inverted)
         real = data.batch(part).to(pipe.device)
-        again = images.to_tensor(images.to_uint8(pipe.redraw(ws[i : i + BATCH]))).to(pipe.device)
+        again = images.to_tensor(inverted[i : i + BATCH]).to(pipe.device)
         scores = {
             "L2": metrics.l2(real, again),
             "LPIPS-Alex": alex(again, real).flatten(),
@@ -140,5 +145,5 @@ def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
     return lambda chosen: float(values[chosen].mean())
 
 
-def _part(first: int, data: Dataset) -> range:
+def _part(first: int, data: Sized) -> range:
     return range(first, min(first + BATCH, len(data)))

@@ -73,14 +73,22 @@ def save_figure(figure: Figure, name: str, folder: str | Path, record: dict) -> 
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
 
 
-def save_table(table: pd.DataFrame, name: str, folder: str | Path, record: dict, *, note: str = "") -> None:
-    """Writes `name.csv` (full precision), `name.md` (rounded, with `note` below) and `name.json`."""
+def save_table(
+    table: pd.DataFrame,
+    name: str,
+    folder: str | Path,
+    record: dict,
+    *,
+    note: str = "",
+    shown: pd.DataFrame | None = None,
+) -> None:
+    """Writes `name.csv` (full precision), `name.md` (rounded, or `shown`, with `note` below) and `name.json`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.csv", table.to_csv(index=False))
     packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
     made = f"Made {record['made']} by stx {record['commit'][:12]} on {record['machine']} ({packages})."
-    body = table.to_markdown(index=False, floatfmt=".4g")
+    body = (table if shown is None else shown).to_markdown(index=False, floatfmt=".4g")
     write_text(folder / f"{name}.md", "\n\n".join(part for part in (body, note, made) if part) + "\n")
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
 

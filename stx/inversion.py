@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stx import parallel
 from stx.domains import Dataset, batch_positions
-from stx.encoder import STEPS, Encoder
+from stx.encoder import Encoder
 from stx.extras import Extra
 from stx.ranger import Ranger
 from stx.stylegan2 import Generator
@@ -107,12 +107,12 @@ class InversionTask(Resumable):
 
     def passes(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and pictures of each pass; gradients reach one pass only."""
-        if self.encoder.in_channels == 3:
+        if self.encoder.passes == 1:
             yield self._pass(image, self.encoder.latent_avg)
             return
         ws = self.encoder.latent_avg.expand(len(image), -1, -1)
         seen = self.draw(ws[:1]).expand(len(image), -1, -1, -1)
-        for _ in range(STEPS):
+        for _ in range(self.encoder.passes):
             ws, seen = self._pass(torch.cat([image, seen.detach()], 1), ws.detach())
             yield ws, seen
 

@@ -20,27 +20,51 @@ SLOWER = 0.2  # the rate of e4e's latent discriminator, as a share of the encode
 
 @dataclass(frozen=True)
 class Method:
-    """title: as tables have it; network and options: what `for_generator` is called with; extras: by name."""
+    """title: as tables have it; network and options: what `for_generator` is called with; extras: by name.
+
+    claim: what the paper says of it beside the Style Transformer, in our words ("" where it says nothing).
+    """
 
     title: str
     network: type
     options: dict[str, Any] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
+    claim: str = ""
 
 
 REFINES = {"head": "last map", "in_channels": 6}
+NEARER = "The Style Transformer inverts nearer than {}"
 METHODS = {
     "style_transformer": Method("Style Transformer", StyleTransformer),
-    "psp": Method("pSp", PSP),
-    "e4e": Method("e4e", PSP, {"progressive": True}, ("offsets", "latent")),
-    "restyle_psp": Method("ReStyle (pSp)", PSP, REFINES),
-    "restyle_e4e": Method("ReStyle (e4e)", PSP, REFINES | {"progressive": True}, ("offsets", "latent")),
+    "psp": Method("pSp", PSP, claim=NEARER.format("pSp")),
+    "e4e": Method("e4e", PSP, {"progressive": True}, ("offsets", "latent"), NEARER.format("e4e")),
+    "restyle_psp": Method("ReStyle (pSp)", PSP, REFINES, claim=NEARER.format("ReStyle (pSp)")),
+    "restyle_e4e": Method(
+        "ReStyle (e4e)", PSP, REFINES | {"progressive": True}, ("offsets", "latent"), NEARER.format("ReStyle (e4e)")
+    ),
     "restyle_style_transformer": Method("ReStyle (Style Transformer)", StyleTransformer, {"in_channels": 6}),
-    "idinvert": Method("IDInvert encoder", PSP, {"head": "W+"}, ("image",)),
-    "one_stage": Method("Style Transformer, coarse only", StyleTransformer, {"stages": 1}),
-    "two_stages": Method("Style Transformer, coarse and medium", StyleTransformer, {"stages": 2}),
-    "no_self_attention": Method("Style Transformer, no self-attention", StyleTransformer, {"self_attention": False}),
-    "free_tokens": Method("Style Transformer, free tokens", StyleTransformer, {"mapping": False}),
+    "idinvert": Method("IDInvert encoder", PSP, {"head": "W+"}, ("image",), NEARER.format("IDInvert's encoder")),
+    "one_stage": Method(
+        "Style Transformer, coarse only", StyleTransformer, {"stages": 1}, claim="Three stages invert nearer than one"
+    ),
+    "two_stages": Method(
+        "Style Transformer, coarse and medium",
+        StyleTransformer,
+        {"stages": 2},
+        claim="Three stages invert nearer than two",
+    ),
+    "no_self_attention": Method(
+        "Style Transformer, no self-attention",
+        StyleTransformer,
+        {"self_attention": False},
+        claim="Self-attention between the queries brings the inversion nearer",
+    ),
+    "free_tokens": Method(
+        "Style Transformer, free tokens",
+        StyleTransformer,
+        {"mapping": False},
+        claim="Queries as z through the mapping network invert nearer than free tokens",
+    ),
 }
 
 

@@ -26,8 +26,8 @@ SMALLEST = 8  # side of the coarsest noise map that is regularised
 
 
 @dataclass
-class Optimised:
-    """What a search found. ws: codes; image: their pictures, `[b, 3, h, w]` as the domain views them.
+class Inverted:
+    """What was found. ws: codes; image: their pictures, `[b, 3, h, w]` as the domain views them.
 
     losses: mean loss before each step; snapshots: pictures after some steps, for curves; noise: optimised maps;
     generators: one per picture where the generator was tuned.
@@ -35,12 +35,13 @@ class Optimised:
 
     ws: Float[Tensor, "b num_ws w_dim"]
     image: Float[Tensor, "b 3 h w"]
-    losses: list[float]
+    losses: list[float] = field(default_factory=list)
     snapshots: dict[int, Float[Tensor, "b 3 h w"]] = field(default_factory=dict)
     noise: list[Tensor] | None = None
     generators: list[Generator] = field(default_factory=list)
 
 
+@torch.enable_grad()
 def project(
     generator: Generator,
     loss: InversionLoss,
@@ -57,7 +58,7 @@ def project(
     view: Callable[[Tensor], Tensor] = lambda image: image,
     snapshots: tuple[int, ...] = (),
     seed: int = 0,
-) -> Optimised:
+) -> Inverted:
     """The codes whose pictures come nearest to `image`, each picture for itself.
 
     space: "w", one vector for all tokens, or "w+". start: codes to begin with (default: the average). code_noise: of
@@ -100,13 +101,14 @@ def project(
             _normalise(noise)
         if step + 1 in snapshots:
             with torch.no_grad():
-                taken[step + 1] = draw(code.expand(-1, generator.num_ws, -1)).clamp(-1, 1)
+                taken[step + 1] = draw(code.detach().expand(-1, generator.num_ws, -1)).clamp(-1, 1)
     with torch.no_grad():
-        ws = code.expand(-1, generator.num_ws, -1).contiguous()
+        ws = code.detach().expand(-1, generator.num_ws, -1).contiguous()
         found = [m.detach() for m in noise] if noise else None
-        return Optimised(ws.detach(), draw(ws).clamp(-1, 1), losses, taken, found)
+        return Inverted(ws, draw(ws).clamp(-1, 1), losses, taken, found)
 
 
+@torch.enable_grad()
 def tune(
     generator: Generator,
     loss: InversionLoss,
@@ -117,7 +119,7 @@ def tune(
     lr: float = 3e-4,
     enough: float = 0.06,
     view: Callable[[Tensor], Tensor] = lambda image: image,
-) -> Optimised:
+) -> Inverted:
     """Pivotal tuning: a copy of the generator for each picture, trained to draw it from its pivot (PTI, equation 3).
 
     The loss is L2 + LPIPS, as in the public code, which also gives rate, steps and the LPIPS that is `enough`.
@@ -143,7 +145,7 @@ def tune(
     longest = max(map(len, curves))
     padded = [curve + curve[-1:] * (longest - len(curve)) for curve in curves if curve]
     losses = [sum(values) / len(padded) for values in zip(*padded, strict=True)]
-    return Optimised(pivots, torch.cat(drawn), losses, generators=tuned)
+    return Inverted(pivots, torch.cat(drawn), losses, generators=tuned)
 
 
 def noise_correlation(noise: Float[Tensor, "b 1 r r"]) -> Float[Tensor, ""]:

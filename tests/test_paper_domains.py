@@ -39,7 +39,7 @@ with torch.no_grad():
     query = encoder.queries().expand(1, -1, -1)
     expected = encoder.encoder(image, query)[:, : generator.num_ws] + encoder.latent_avg
     drawn = generator(expected)
-table, _ = evaluation.measure(pipe, test, ws)
+table, _ = evaluation.measure(pipe, test, evaluation.as_files(pipe, ws))
 told = {
     "ws": list(ws.shape),
     "view": list(pipe.redraw(ws[:1]).shape),

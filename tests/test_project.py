@@ -142,7 +142,7 @@ def test_readme_numbers_of_editing_are_those_of_the_tables():
     assert f"A step takes {step:.0f} ms" in text
 
 
-@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 12), ("train.smk", 12)])
+@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 13), ("train.smk", 12)])
 def test_the_workflow_on_a_cluster(flow, jobs, tmp_path):
     """A dry run with the SLURM profile: every job is planned, nothing is submitted."""
     given = ["--config", f"runs={tmp_path}", f"out={tmp_path}"]

@@ -1,0 +1,215 @@
+"""Every way to invert under one interface, `invert(images) -> ws`: a domain's trained encoders, and searches.
+
+These are the rows of the table of inversion (Hu et al. 2022, section 4.2). Encoders are described in `stx.methods`,
+searches in `stx.optimisation`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from stx import domains, evaluation, images, metrics, pipeline, weights
+from stx.backbone import IR_SE50
+from stx.domains import Dataset, Domain
+from stx.encoder import Encoder
+from stx.figures import progress
+from stx.inversion import InversionLoss
+from stx.methods import COMPARED, METHODS
+from stx.optimisation import Inverted, project, tune
+from stx.perceptual import load_lpips
+from stx.pickles import WeightsError
+from stx.pipeline import Pipeline
+from stx.psp import PSP
+from stx.stylegan2 import Generator
+
+ENCODED, SEARCHED = 64, 16  # pictures at a time
+PUBLISHED = ("style_transformer", "psp", "e4e", "restyle_psp", "restyle_e4e", "restyle_style_transformer")
+SETS = ("SWD", "FD-VGG16")  # metrics of sets, which a handful of pictures cannot tell
+COSTS = {"M parameters": "lower", "GFLOPs": "lower", "s per picture": "lower"}
+
+
+@dataclass(frozen=True)
+class Inverter:
+    """A method. run: pictures `[b, 3, h, w]` in [-1, 1], as the domain's encoders see them, to what was found.
+
+    net: the encoder; None where every picture is searched for. trained: pictures seen in training, repeats counted;
+    None where that is not known. batch: pictures at a time.
+    """
+
+    title: str
+    run: Callable[[Tensor], Inverted]
+    net: Encoder | None = None
+    trained: int | None = None
+    batch: int = ENCODED
+
+    def invert(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
+        """The codes alone."""
+        return self.run(image).ws
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method made of a data set: codes on the CPU, pictures, and pictures after some steps of a search."""
+
+    ws: Float[Tensor, "n num_ws w_dim"]
+    pictures: UInt8[np.ndarray, "n h w 3"]
+    snapshots: dict[int, UInt8[np.ndarray, "n h w 3"]]
+
+
+def names(domain: str | Path, folder: str | Path | None = None) -> dict[str, str]:
+    """The trained encoders of a domain, method to folder: those of one budget (`compared/`) where there are any.
+
+    Raises `WeightsError` for a domain without any.
+    """
+    home = Path(folder) if folder else domains.data_dir() / domains.short_name(domain)
+    parent = COMPARED if (home / COMPARED).is_dir() else "."
+    found = {name: f"{parent}/{name}" for name in METHODS if (home / parent / name / "config.json").is_file()}
+    if not found:
+        raise WeightsError(f"{home}: no trained encoder; `stx weights` says what is missing")
+    return found
+
+
+def encoders(pipe: Pipeline, folders: dict[str, str]) -> dict[str, Inverter]:
+    """Encoders by method. folders: as `names` gives them. Raises `WeightsError` for one that does not fit."""
+    made = {}
+    for name, folder in folders.items():
+        net = weights.load(pipe.folder / folder, pipe.device)
+        pipeline.check_fit(pipe.generator, net, pipe.domain)
+        own = replace(pipe, encoder=net)
+        given = (weights.read_config(pipe.folder / folder).get("notes") or {}).get("parameters") or {}
+        trained = given["steps"] * given["batch"] if {"steps", "batch"} <= given.keys() else None
+        made[name] = Inverter(METHODS[name].title, partial(_encode, own), net, trained)
+    return made
+
+
+def searches(
+    pipe: Pipeline,
+    *,
+    steps: int = 300,
+    tune_steps: int = 350,
+    snapshots: Sequence[int] = (),
+    idinvert: Encoder | None = None,
+    seed: int = 0,
+) -> dict[str, Inverter]:
+    """Searches by name. steps: of each; tune_steps: at most so many of PTI's tuning after them.
+
+    idinvert: the domain-guided encoder, without which there is no in-domain search.
+    """
+    loss = InversionLoss(load_lpips("alex"), pipe.identity()).to(pipe.device)
+    view, generator = pipe.domain.view, pipe.generator
+    given = {"steps": steps, "view": view, "seed": seed, "snapshots": tuple(snapshots)}
+    search = partial(project, generator, loss, **given)
+
+    def in_domain(image: Tensor) -> Inverted:
+        start = idinvert.invert(image, generator, view).detach()
+        return search(image, start=start, encoder=idinvert, lr=0.01, code_noise=0.0)
+
+    def pivotal(image: Tensor) -> Inverted:
+        pivot = search(image, space="w")
+        return tune(generator, loss, image, pivot.ws, steps=tune_steps, view=view)
+
+    made = {
+        "w": Inverter("optimisation, W", partial(search, space="w"), batch=SEARCHED),
+        "w+": Inverter("optimisation, W+", partial(search, space="w+"), batch=SEARCHED),
+        "in_domain": Inverter("IDInvert (encoder, then search)", in_domain, batch=SEARCHED),
+        "pti": Inverter("PTI (W, then tuning)", pivotal, batch=SEARCHED),
+    }
+    return {name: found for name, found in made.items() if name != "in_domain" or idinvert is not None}
+
+
+def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Result:
+    """A method applied to the first `count` pictures of a data set."""
+    codes, pictures, snapshots = [], [], {}
+    for i in progress(range(0, count, inverter.batch), desc=inverter.title, unit="batch"):
+        found = inverter.run(data.batch(range(i, min(i + inverter.batch, count))).to(pipe.device))
+        codes.append(found.ws.cpu())
+        pictures.append(images.to_uint8(found.image))
+        for step, picture in found.snapshots.items():
+            snapshots.setdefault(step, []).append(images.to_uint8(picture))
+    return Result(torch.cat(codes), np.concatenate(pictures), {k: np.concatenate(v) for k, v in snapshots.items()})
+
+
+def cost(inverter: Inverter, pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> dict[str, float]:
+    """What the codes of one picture cost: encoder's parameters (none in a search), operations, seconds.
+
+    The time of encoders is a median of ten calls after two, that of searches one call; drawing the result is left out
+    where the method does not need it.
+    """
+    image, net = image.to(pipe.device), inverter.net
+    if net is None:
+        call, times = (lambda: inverter.run(image)), {"repeats": 1, "warm_up": 0}
+    else:
+        call, times = (lambda: net.invert(image, pipe.generator, pipe.domain.view)), {}
+    return {
+        "M parameters": metrics.parameters(net) / 1e6 if net is not None else float("nan"),
+        "GFLOPs": metrics.flops(call) / 1e9,
+        "s per picture": metrics.seconds(call, device=pipe.device, **times),
+        "pictures of training": inverter.trained if net is not None else 0,
+    }
+
+
+def summarise(
+    title: str, table: pd.DataFrame, sets: dict[str, list[np.ndarray]], spent: dict[str, float], *, few: bool, **options
+) -> pd.DataFrame:
+    """A row per number of a method: metrics with intervals (`evaluation.summarise`), then costs without.
+
+    few: too few pictures for distances of sets, which are left out.
+    """
+    found = evaluation.summarise(table, sets, **options)
+    found = found[~found["metric"].isin(SETS)] if few else found
+    spent_rows = pd.DataFrame({"metric": list(spent), "value": list(spent.values())})
+    spent_rows["better"] = spent_rows["metric"].map(COSTS)
+    rows = pd.concat([found, spent_rows], ignore_index=True)
+    return rows.assign(method=title, pictures=len(table))
+
+
+def readable(rows: pd.DataFrame, groups: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """A line per method of what `summarise` gave, "value [low, high]", the best of each group of methods in bold."""
+    shown: dict[str, dict[str, str]] = {}
+    for metric, part in rows.groupby("metric", sort=False):
+        values, direction = part.set_index("method")["value"], part["better"].iloc[0]
+        best = set()
+        for group in groups:
+            own = values[values.index.isin(group)].dropna()
+            if len(own) > 1 and direction in ("lower", "higher"):
+                best.add(own.idxmin() if direction == "lower" else own.idxmax())
+        for row in part.itertuples():
+            if np.isnan(row.value):
+                continue
+            text = f"{row.value:.4g}"
+            text = f"**{text}**" if row.method in best else text
+            interval = "" if np.isnan(row.low) else f" [{row.low:.3g}, {row.high:.3g}]"
+            shown.setdefault(row.method, {"pictures": str(row.pictures)})[metric] = text + interval
+    order = [title for group in groups for title in group if title in shown]
+    return pd.DataFrame.from_dict(shown, orient="index").reindex(order).fillna("").reset_index(names="method")
+
+
+def published_sizes(*, size: int = 1024, side: int = 256) -> pd.DataFrame:
+    """Parameters and operations of the encoders at the size the papers use, counted without any weights.
+
+    size: the generator's resolution; side: of the pictures. Of ReStyle five passes, with the drawing between them.
+    """
+    rows = []
+    with torch.device("meta"):
+        generator = Generator(size=size)
+        for name in PUBLISHED:
+            method = METHODS[name]
+            options = method.options | ({"input_side": side} if method.network is PSP else {"n_mlp": 8})
+            net = method.network(num_ws=generator.num_ws, **IR_SE50, **options).eval().requires_grad_(False)
+            image, view = torch.empty(1, 3, side, side), Domain("", size, (side, side), (), lambda _: None).view
+            operations = metrics.flops(partial(net.invert, image, generator.requires_grad_(False), view))
+            rows.append([method.title, metrics.parameters(net) / 1e6, operations / 1e9])
+    return pd.DataFrame(rows, columns=["method", "M parameters", "GFLOPs"])
+
+
+@torch.no_grad()
+def _encode(pipe: Pipeline, image: Tensor) -> Inverted:
+    ws = pipe.invert(image)
+    return Inverted(ws, pipe.redraw(ws))

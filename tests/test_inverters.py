@@ -1,0 +1,132 @@
+"""Encoders and searches under one interface; what they cost; the table they end in."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stx import comparison, inverters, weights
+from stx.domains import Dataset, Domain
+from stx.methods import METHODS
+from stx.pickles import WeightsError
+from stx.pipeline import Pipeline
+from stx.psp import PSP
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2 import Generator
+
+SIZES = {"widths": (4, 8, 12), "units": (1, 1, 1)}
+PICTURES = np.random.RandomState(0).randint(0, 255, (5, 32, 32, 3), dtype=np.uint8)
+DATA = Dataset(lambda i: PICTURES[i], list("abcde"))
+
+
+@pytest.fixture
+def pipe(tmp_path) -> Pipeline:
+    torch.manual_seed(0)
+    generator = Generator(size=32, z_dim=12, n_mlp=2, channel_base=256, channel_max=16).eval().requires_grad_(False)
+    encoder = StyleTransformer.for_generator(generator, **SIZES).eval().requires_grad_(False)
+    domain = Domain("toy", 32, (32, 32), (), lambda *_, **__: DATA)
+    made = {
+        "style_transformer": encoder,
+        "idinvert": PSP.for_generator(generator, head="W+", **SIZES),
+        "restyle_psp": PSP.for_generator(generator, head="last map", in_channels=6, input_side=32, **SIZES),
+    }
+    for name, net in made.items():
+        notes = {"parameters": {"steps": 3, "batch": 4}} if name == "idinvert" else None
+        weights.save(net, tmp_path / "compared" / name, notes=notes)
+    weights.save(encoder, tmp_path / "psp")
+    return Pipeline(domain, generator, encoder, folder=tmp_path)
+
+
+def test_names_prefer_those_of_one_budget(pipe, tmp_path):
+    found = inverters.names("toy", pipe.folder)
+    assert found == {name: f"compared/{name}" for name in ("style_transformer", "restyle_psp", "idinvert")}
+    (tmp_path / "compared").rename(tmp_path / "elsewhere")
+    assert inverters.names("toy", pipe.folder) == {"psp": "./psp"}
+    with pytest.raises(WeightsError, match="no trained encoder"):
+        inverters.names("toy", tmp_path / "elsewhere" / "none")
+
+
+def test_every_method_gives_codes_and_their_pictures(pipe):
+    found = inverters.encoders(pipe, inverters.names("toy", pipe.folder))
+    assert found["idinvert"].trained == 12
+    assert found["restyle_psp"].trained is None
+    found |= inverters.searches(pipe, steps=2, tune_steps=2, snapshots=(1,), idinvert=found["idinvert"].net)
+    image = DATA.batch(range(3))
+    for name, method in found.items():
+        result = inverters.run_all(method, pipe, DATA, 3)
+        assert result.ws.shape == (3, pipe.generator.num_ws, 12)
+        assert result.pictures.shape == (3, 32, 32, 3)
+        assert result.pictures.dtype == np.uint8
+        torch.testing.assert_close(method.invert(image), result.ws)
+        if name != "pti":  # whose pictures come from other generators
+            drawn = pipe.redraw(result.ws).permute(0, 2, 3, 1).numpy()
+            assert np.abs((drawn + 1) * 127.5 - result.pictures).max() < 0.51
+        assert list(result.snapshots) == ([1] if name in ("w", "w+", "in_domain") else [])
+    assert "in_domain" not in inverters.searches(pipe)
+
+
+def test_search_cost_grows_with_its_steps(pipe):
+    image = DATA.batch([0])
+    short, long = (inverters.searches(pipe, steps=n)["w+"] for n in (2, 4))
+    a, b = inverters.cost(short, pipe, image), inverters.cost(long, pipe, image)
+    assert np.isnan(a["M parameters"])
+    assert 1.5 < b["GFLOPs"] / a["GFLOPs"] < 2.1
+    found = inverters.encoders(pipe, {"restyle_psp": "compared/restyle_psp", "idinvert": "compared/idinvert"})
+    spent = {name: inverters.cost(method, pipe, image) for name, method in found.items()}
+    assert spent["restyle_psp"]["GFLOPs"] > 5 * spent["idinvert"]["GFLOPs"]  # five passes and four drawings
+    assert spent["idinvert"]["pictures of training"] == 12
+
+
+def test_pti_counts_operations_too(pipe):
+    tuned = inverters.searches(pipe, steps=2, tune_steps=2)["pti"]
+    alone = inverters.searches(pipe, steps=2)["w"]
+    image = DATA.batch([0])
+    assert inverters.cost(tuned, pipe, image)["GFLOPs"] > inverters.cost(alone, pipe, image)["GFLOPs"]
+
+
+def test_table_has_the_best_in_bold_per_group():
+    rows = pd.DataFrame(
+        [
+            ["a", "L2", 0.2, 0.1, 0.3],
+            ["b", "L2", 0.1, 0.05, 0.2],
+            ["c", "L2", 0.01, 0.0, 0.1],
+            ["d", "L2", 0.5, 0.4, 1],
+        ],
+        columns=["method", "metric", "value", "low", "high"],
+    ).assign(better="lower", pictures=9)
+    extra = pd.DataFrame([["a", "pictures of training", 12.0], ["c", "pictures of training", 5.0]])
+    extra = extra.set_axis(["method", "metric", "value"], axis=1).assign(pictures=9)
+    shown = inverters.readable(pd.concat([rows, extra]), [["a", "b"], ["c", "d"]]).set_index("method")
+    assert list(shown.index) == ["a", "b", "c", "d"]
+    assert shown.loc["b", "L2"] == "**0.1** [0.05, 0.2]"
+    assert shown.loc["c", "L2"].startswith("**0.01**")
+    assert not any("**" in shown.loc[name, "L2"] for name in "ad")
+    assert shown.loc["a", "pictures of training"] == "12"
+    assert shown.loc["d", "pictures of training"] == ""
+
+
+def test_published_sizes_are_those_of_the_public_networks():
+    sizes = inverters.published_sizes(size=64, side=64).set_index("method")["M parameters"]
+    assert sizes["pSp"] == sizes["e4e"] > sizes["ReStyle (pSp)"] > sizes["Style Transformer"]
+    assert set(inverters.PUBLISHED) <= set(METHODS)
+
+
+def test_edits_of_codes_that_are_alike_are_as_good(pipe):
+    class Judge(torch.nn.Module):
+        def forward(self, image):
+            return image.mean((1, 2, 3))[:, None] + 10
+
+    direction = torch.randn(12, generator=torch.Generator().manual_seed(1))
+
+    def method(ws, index, target):
+        return lambda strength: ws + strength * direction
+
+    ws = pipe.sample(6)
+    real = np.random.RandomState(0).rand(8, 512)
+    codes = {"one": ws, "same": ws.clone(), "far": ws + 3}
+    found = comparison.editability(pipe, Judge(), codes, method, 0, 2.0, real, resamples=4).set_index("inversion")
+    assert found.loc["one", "FD-VGG16"] == pytest.approx(found.loc["same", "FD-VGG16"])
+    assert found.loc["one", "FD-VGG16"] != pytest.approx(found.loc["far", "FD-VGG16"])
+    assert (found["shown"] == 1).all()
+    assert found["ID"].isna().all()
+    assert comparison.shown_strength(pipe, Judge(), method, ws, 0) == 1.0
