@@ -69,13 +69,19 @@ def as_files(pipe: Pipeline, codes: Codes) -> UInt8[np.ndarray, "n h w 3"]:
 
 @torch.no_grad()
 def measure(
-    pipe: Pipeline, data: Dataset, inverted: UInt8[np.ndarray, "n h w 3"], *, judges: Sequence[nn.Module] = ()
+    pipe: Pipeline,
+    data: Dataset,
+    inverted: UInt8[np.ndarray, "n h w 3"],
+    *,
+    judges: Sequence[nn.Module] = (),
+    known: dict[str, list[np.ndarray]] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
     """The first pictures of `data` against their inversions (8 bits, as files), and what the distances of sets need.
 
     Returns a table with a row per picture (name, L2, LPIPS-Alex, ID, MS-SSIM) and the VGG16 features and patch
     projections of real and inverted pictures.
-    judges: more identity networks beside the domain's own; each has a column of its `metric` name.
+    judges: more identity networks beside the domain's own; each has a column of its `metric` name. known: sets of an
+    earlier call for as many of the same pictures, whose real side is taken over.
     """
     alex, vgg, own = load_lpips("alex", pipe.device), load_lpips("vgg", pipe.device), pipe.identity()
     judges = [*([own] if own is not None else []), *judges]
@@ -92,9 +98,11 @@ def measure(
         }
         numbers = {name: value.cpu().numpy() for name, value in scores.items()}
         rows.append(pd.DataFrame({"picture": [data.names[j] for j in part]} | numbers))
-        for name, picture in (("real", real), ("inverted", again)):
+        for name, picture in (("real", real), ("inverted", again))[known is not None :]:
             sets[name].append(vgg16_features(vgg, picture).cpu().double().numpy())
             sets[f"{name}_patches"].append(metrics.swd_projections(picture))
+    if known is not None:
+        sets |= {name: known[name] for name in ("real", "real_patches")}
     return pd.concat(rows, ignore_index=True), sets
 
 

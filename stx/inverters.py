@@ -136,6 +136,15 @@ def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Re
     return Result(torch.cat(codes), np.concatenate(pictures), {k: np.concatenate(v) for k, v in snapshots.items()})
 
 
+@torch.no_grad()
+def lpips_by_step(result: Result, pipe: Pipeline, data: Dataset) -> dict[int, float]:
+    """Mean LPIPS-Alex of what a search had drawn after some of its steps."""
+    alex = load_lpips("alex", pipe.device)
+    real = data.batch(range(len(result.pictures))).to(pipe.device)
+    drawn = {step: images.to_tensor(pictures).to(pipe.device) for step, pictures in result.snapshots.items()}
+    return {step: float(alex(image, real).mean()) for step, image in drawn.items()}
+
+
 def cost(inverter: Inverter, pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> dict[str, float]:
     """What the codes of one picture cost: encoder's parameters (none in a search), operations, seconds.
 
@@ -151,7 +160,7 @@ def cost(inverter: Inverter, pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) ->
         "M parameters": metrics.parameters(net) / 1e6 if net is not None else float("nan"),
         "GFLOPs": metrics.flops(call) / 1e9,
         "s per picture": metrics.seconds(call, device=pipe.device, **times),
-        "pictures of training": inverter.trained if net is not None else 0,
+        "training pictures": inverter.trained if net is not None else 0,
     }
 
 
@@ -183,10 +192,10 @@ def readable(rows: pd.DataFrame, groups: Sequence[Sequence[str]]) -> pd.DataFram
         for row in part.itertuples():
             if np.isnan(row.value):
                 continue
-            text = f"{row.value:.4g}"
+            text = f"{row.value:,.0f}" if row.value >= 1000 else f"{row.value:.4g}"
             text = f"**{text}**" if row.method in best else text
             interval = "" if np.isnan(row.low) else f" [{row.low:.3g}, {row.high:.3g}]"
-            shown.setdefault(row.method, {"pictures": str(row.pictures)})[metric] = text + interval
+            shown.setdefault(row.method, {"test pictures": str(row.pictures)})[metric] = text + interval
     order = [title for group in groups for title in group if title in shown]
     return pd.DataFrame.from_dict(shown, orient="index").reindex(order).fillna("").reset_index(names="method")
 

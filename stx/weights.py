@@ -123,12 +123,13 @@ PUBLIC = (
 
 def inventory() -> pd.DataFrame:
     """Every network in `data/` and every public one that is missing: domain, network, state, from."""
-    rows = []
-    for folder in sorted(path.parent for path in data_dir().glob("*/*/config.json")):
+    rows, home = [], data_dir()
+    for folder in sorted(path.parent for depth in ("*/*", "*/*/*") for path in home.glob(f"{depth}/config.json")):
+        domain, *network = folder.relative_to(home).parts
         config = read_config(folder)
         notes = config.get("notes") or {}
         source = notes.get("file") or f"trained, {notes.get('steps', '?')} steps"
-        rows.append([folder.parent.name, folder.name, state_of(folder), source])
+        rows.append([domain, "/".join(network), state_of(folder), source])
     present = {(row[0], row[1]) for row in rows}
     for public in PUBLIC:
         for name in public.networks:

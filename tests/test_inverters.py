@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stx import comparison, inverters, weights
+from stx import comparison, evaluation, inverters, weights
 from stx.domains import Dataset, Domain
 from stx.methods import METHODS
 from stx.pickles import WeightsError
@@ -74,7 +74,7 @@ def test_search_cost_grows_with_its_steps(pipe):
     found = inverters.encoders(pipe, {"restyle_psp": "compared/restyle_psp", "idinvert": "compared/idinvert"})
     spent = {name: inverters.cost(method, pipe, image) for name, method in found.items()}
     assert spent["restyle_psp"]["GFLOPs"] > 5 * spent["idinvert"]["GFLOPs"]  # five passes and four drawings
-    assert spent["idinvert"]["pictures of training"] == 12
+    assert spent["idinvert"]["training pictures"] == 12
 
 
 def test_pti_counts_operations_too(pipe):
@@ -94,15 +94,15 @@ def test_table_has_the_best_in_bold_per_group():
         ],
         columns=["method", "metric", "value", "low", "high"],
     ).assign(better="lower", pictures=9)
-    extra = pd.DataFrame([["a", "pictures of training", 12.0], ["c", "pictures of training", 5.0]])
+    extra = pd.DataFrame([["a", "training pictures", 12000.0], ["c", "training pictures", 5.0]])
     extra = extra.set_axis(["method", "metric", "value"], axis=1).assign(pictures=9)
     shown = inverters.readable(pd.concat([rows, extra]), [["a", "b"], ["c", "d"]]).set_index("method")
     assert list(shown.index) == ["a", "b", "c", "d"]
     assert shown.loc["b", "L2"] == "**0.1** [0.05, 0.2]"
     assert shown.loc["c", "L2"].startswith("**0.01**")
     assert not any("**" in shown.loc[name, "L2"] for name in "ad")
-    assert shown.loc["a", "pictures of training"] == "12"
-    assert shown.loc["d", "pictures of training"] == ""
+    assert shown.loc["a", "training pictures"] == "12,000"
+    assert shown.loc["d", "training pictures"] == ""
 
 
 def test_published_sizes_are_those_of_the_public_networks():
@@ -130,3 +130,12 @@ def test_edits_of_codes_that_are_alike_are_as_good(pipe):
     assert (found["shown"] == 1).all()
     assert found["ID"].isna().all()
     assert comparison.shown_strength(pipe, Judge(), method, ws, 0) == 1.0
+
+
+def test_known_pictures_are_not_looked_at_again(pipe):
+    pictures = inverters.run_all(inverters.encoders(pipe, {"psp": "psp"})["psp"], pipe, DATA, 4).pictures
+    table, sets = evaluation.measure(pipe, DATA, pictures)
+    again, same = evaluation.measure(pipe, DATA, pictures, known=sets)
+    assert table.equals(again)
+    assert same["real"] is sets["real"]
+    assert all(np.array_equal(a, b) for a, b in zip(same["inverted"], sets["inverted"], strict=True))
