@@ -88,11 +88,8 @@ def save_table(
     write_text(folder / f"{name}.csv", table.to_csv(index=False))
     packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
     made = f"Made {record['made']} by stx {record['commit'][:12]} on {record['machine']} ({packages})."
-    body = (
-        table.to_markdown(index=False, floatfmt=".4g")
-        if shown is None
-        else shown.to_markdown(index=False, disable_numparse=True)
-    )
+    rounded, words = {"floatfmt": ".4g"}, {"disable_numparse": True}
+    body = table.to_markdown(index=False, **rounded) if shown is None else shown.to_markdown(index=False, **words)
     write_text(folder / f"{name}.md", "\n\n".join(part for part in (body, note, made) if part) + "\n")
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
 

@@ -161,7 +161,7 @@ def test_bench_tells_time_memory_and_difference():
     row = bench.measure(64, "stx", threads=torch.get_num_threads(), repeats=9)  # a median: the machine may be busy
     assert row["draw, s"] < row["invert, s"]
     assert 0.5 < row["memory, GiB"] < 6
-    assert 0 < row["share of a matrix product"] < 1.2
+    assert 0.02 < row["share of a matrix product"] < 3  # of a product timed at another moment: a busy machine shifts it
     assert bench.measure(64, "both", threads=torch.get_num_threads())["difference"] < 1e-5
 
 
