@@ -1,10 +1,12 @@
 import json
+import zlib
 
 import pytest
 import safetensors.torch
 import torch
 
 from stx import weights
+from stx.classifier import AttributeClassifier
 from stx.pickles import WeightsError
 from stx.projected import ProjectedDiscriminator
 
@@ -104,3 +106,20 @@ def test_latent_avg_is_computed_and_repeatable(tiny):
     z = torch.randn(4000, 12, generator=torch.Generator().manual_seed(9))
     error = (generator.mapping(z).mean(0) - encoder.latent_avg).abs().max()
     assert error < 0.2 * generator.mapping(z).std()
+
+
+def test_rounded_mantissas_are_near_and_small(tmp_path):
+    torch.manual_seed(0)
+    net = AttributeClassifier(size=16, attributes=("a",), widths=(32, 64), units=(1, 1))
+    weights.save(net, tmp_path / "whole")
+    weights.save(net, tmp_path / "rounded", bits=5)
+    packed = [len(zlib.compress((tmp_path / n / "model.safetensors").read_bytes())) for n in ("rounded", "whole")]
+    assert packed[0] < 0.8 * packed[1]
+    for name, tensor in weights.load(tmp_path / "rounded").state_dict().items():
+        expected = net.state_dict()[name]
+        if tensor.ndim > 1:
+            assert ((tensor - expected).abs() <= expected.abs() * 2**-6 * 1.001 + 1e-7).all(), name
+            mantissa = torch.frexp(tensor[tensor.abs() > 1e-4])[0] * 2**6
+            assert torch.equal(mantissa, mantissa.round())
+        else:
+            torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-6)
