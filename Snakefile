@@ -29,7 +29,8 @@ NOTEBOOKS = {
     "09_explorer": "05_latent_classifier",
     "10_photographs": "00_domain",
 }
-FIRST = "|".join(["05_latent_classifier", "07_reference_editing", "08_attribute_dependency"])  # the longest way
+LONG = ["04_inversion_table", "05_latent_classifier", "07_reference_editing", "08_attribute_dependency"]
+FIRST = "|".join(LONG)
 HAS_RUNS = {name for name in NOTEBOOKS if "runs" in parameters(f"notebooks/{name}.ipynb")}
 
 
