@@ -122,6 +122,17 @@ def test_readme_numbers_are_those_of_the_tables():
     assert f"AUC {pd.read_csv(ROOT / 'figures' / '00_verification.csv')['AUC'][0]:.4f}" in text
 
 
+def test_readme_table_of_inversion_is_the_table():
+    text = (ROOT / "README.md").read_text().split("<!-- table -->")[1].split("<!-- /table -->")[0].strip().splitlines()
+    names = [cell.strip() for cell in text[0].strip("|").split("|")]
+    table = pd.read_csv(ROOT / "figures" / "04_table.csv").pivot(index="method", columns="metric", values="value")
+    assert len(text) - 2 == len(table)
+    for line in text[2:]:
+        method, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        for name, cell in zip(names[1:], cells, strict=True):
+            assert cell == ("" if pd.isna(table[name][method]) else f"{table[name][method]:.3g}"), (method, name)
+
+
 def test_readme_numbers_of_editing_are_those_of_the_tables():
     text = " ".join((ROOT / "README.md").read_text().split())
     tables = {name: pd.read_csv(ROOT / "figures" / f"{name}.csv") for name in ("07_reference", "08_curves", "08_truth")}
