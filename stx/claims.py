@@ -3,10 +3,13 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock
+from jaxtyping import Float
 
 from stx.figures import save_table
+from stx.metrics import mean_interval
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Claim:
         if self.low > 0:
             return "holds"
         return "does not hold" if self.high < 0 else "undecided"
+
+
+def measured(claim: str, paper: str, unit: str, gaps: Float[np.ndarray, "n"], notebook: str, *, seed: int = 0) -> Claim:
+    """A claim whose difference was measured on pictures or pairs: its mean and 95 % bootstrap interval over them."""
+    return Claim(claim, paper, unit, *mean_interval(gaps, seed=seed), notebook)
 
 
 def save(claims: list[Claim], folder: str | Path, record: dict) -> pd.DataFrame:

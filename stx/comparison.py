@@ -280,6 +280,16 @@ def compare_carried(
     return pd.concat(tables, ignore_index=True)
 
 
+def summarise_carried(pairs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """What `compare_carried` gave, with a column `attribute`: a row per attribute and method, shares with intervals."""
+    rows = []
+    for (name, method), part in pairs.groupby(["attribute", "method"], sort=False):
+        carried = metrics.mean_interval(part["carried"].to_numpy(), seed=seed)
+        rows.append([name, method, len(part), *carried, part["others kept"].mean(), part["ID"].mean()])
+    columns = ["attribute", "method", "pairs", "carried", "carried low", "carried high", "others kept", "ID"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def _global(directions: list[np.ndarray]) -> Method:
     def edit(ws: Tensor, direction: Tensor, strength: float) -> Tensor:
         return ws + strength * direction

@@ -80,7 +80,7 @@ def encoders(pipe: Pipeline, folders: dict[str, str]) -> dict[str, Inverter]:
     """Encoders by method. folders: as `names` gives them. Raises `WeightsError` for one that does not fit."""
     made = {}
     for name, folder in folders.items():
-        net = weights.load(pipe.folder / folder, pipe.device)
+        net = pipe.network(folder)
         pipeline.check_fit(pipe.generator, net, pipe.domain)
         own = replace(pipe, encoder=net)
         given = (weights.read_config(pipe.folder / folder).get("notes") or {}).get("parameters") or {}

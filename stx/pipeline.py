@@ -104,10 +104,13 @@ class Pipeline:
         z = torch.randn(count, g.w_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
         return g.broadcast(g.truncate(g.mapping(z), psi, g.w_avg()))
 
+    def network(self, name: str) -> nn.Module:
+        """Another network of the domain (classifier, latent_classifier, ...). Raises `WeightsError` without."""
+        return weights.load(self.folder / name, self.device)
+
     def identity(self) -> IdentityNet | None:
         """The domain's identity network, None where the domain has none."""
-        path = self.folder / "identity"
-        return weights.load(path, self.device) if path.is_dir() else None
+        return self.network("identity") if (self.folder / "identity").is_dir() else None
 
 
 def load(
