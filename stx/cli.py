@@ -25,7 +25,7 @@ from stx import (
 from stx.domains import DomainError
 from stx.figures import progress, provenance, save_table, sweep, write_index
 from stx.inversion import PRECISIONS
-from stx.methods import BITS, COMPARED, METHODS
+from stx.methods import COMPARED, METHODS
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
@@ -175,7 +175,7 @@ def _train(options: argparse.Namespace) -> int:
     if log.empty or int(log["step"].max()) < recipe.steps:
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
     for name, net in done.items():
-        weights.ship(net, (options.out or home) / name, log, record, bits=BITS if options.compared else None)
+        weights.ship(net, (options.out or home) / name, log, record, bits=weights.BITS if options.compared else None)
         print(f"trained {name}: {(options.out or home) / name}")
     return 0
 

@@ -15,7 +15,6 @@ from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
 
 COMPARED = "compared"  # in a domain's folder: encoders trained with one budget
-BITS = 5  # of mantissa in their files: they compress to two thirds, and the repository stays small
 SLOWER = 0.2  # the rate of e4e's latent discriminator, as a share of the encoder's
 
 
