@@ -204,13 +204,40 @@ def examine(
 @torch.no_grad()
 def shown_strength(
     pipe: Pipeline, judge: nn.Module, method: Method, ws: Tensor, index: int, *, share: float = 0.8, most: float = 24.0
-) -> float:
-    """The least of 24 strengths up to `most` at which `share` of the pictures of edited codes show an attribute."""
+) -> float | None:
+    """The least of 24 strengths up to `most` at which `share` of the pictures of edited codes show an attribute.
+
+    None where that many never do.
+    """
     edit = method(ws, index, 1.0)
     for strength in np.linspace(0, most, 25)[1:]:
         if (judged(pipe, judge, edit(float(strength)))[:, index] > 0).mean() >= share:
             return float(strength)
-    return most
+    return None
+
+
+def easiest(
+    pipe: Pipeline,
+    judge: nn.Module,
+    method: Method,
+    ws: Float[Tensor, "n num_ws w_dim"],
+    logits: Float[np.ndarray, "n attributes"],
+    *,
+    count: int = 3,
+    among: int = 16,
+) -> dict[int, float]:
+    """The attributes that a method's edits show at the least strength, `count` at most, with that strength.
+
+    ws, logits: codes and the image classifier's logits for their pictures, of which the first `among` without the
+    attribute are edited. Attributes that are not shown at any strength are left out.
+    """
+    found = {}
+    for index in range(logits.shape[1]):
+        lacking = ws[logits[:, index] < 0][:among].to(pipe.device)
+        if len(lacking):
+            found[index] = shown_strength(pipe, judge, method, lacking, index)
+    shown = [index for index in found if found[index] is not None]
+    return {index: found[index] for index in sorted(shown, key=found.get)[:count]}
 
 
 @torch.no_grad()

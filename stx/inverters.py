@@ -94,12 +94,15 @@ def searches(
     *,
     steps: int = 300,
     tune_steps: int = 350,
+    enough: float | None = None,
     snapshots: Sequence[int] = (),
     idinvert: Encoder | None = None,
     seed: int = 0,
 ) -> dict[str, Inverter]:
-    """Searches by name. steps: of each; tune_steps: at most so many of PTI's tuning after them.
+    """Searches by name: W with noise maps as in StyleGAN2's projector, W+ without as in Image2StyleGAN, IDInvert, PTI.
 
+    steps: of each; tune_steps: at most so many of PTI's tuning after them, fewer where LPIPS comes to `enough` (the
+    public code's 0.06 is for photographs: cartoons are under it before).
     idinvert: the domain-guided encoder, without which there is no in-domain search.
     """
     loss = InversionLoss(load_lpips("alex"), pipe.identity()).to(pipe.device)
@@ -111,12 +114,13 @@ def searches(
         start = idinvert.invert(image, generator, view).detach()
         return search(image, start=start, encoder=idinvert, lr=0.01, code_noise=0.0)
 
+    in_w = partial(search, space="w", maps=True)
+
     def pivotal(image: Tensor) -> Inverted:
-        pivot = search(image, space="w")
-        return tune(generator, loss, image, pivot.ws, steps=tune_steps, view=view)
+        return tune(generator, loss, image, in_w(image).ws, steps=tune_steps, enough=enough, view=view)
 
     made = {
-        "w": Inverter("optimisation, W", partial(search, space="w"), batch=SEARCHED),
+        "w": Inverter("optimisation, W", in_w, batch=SEARCHED),
         "w+": Inverter("optimisation, W+", partial(search, space="w+"), batch=SEARCHED),
         "in_domain": Inverter("IDInvert (encoder, then search)", in_domain, batch=SEARCHED),
         "pti": Inverter("PTI (W, then tuning)", pivotal, batch=SEARCHED),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -35,3 +36,13 @@ def test_a_notebook_replaces_its_own_claims_only(tmp_path):
     assert list(table["claim"]) == ["a", "d"]
     assert list(pd.read_csv(tmp_path / "claims.csv")["verdict"]) == ["holds", "holds"]
     assert "| d " in (tmp_path / "claims.md").read_text()
+
+
+def test_measured_claims_have_the_interval_of_their_mean():
+    gaps = np.random.RandomState(0).normal(0.3, 1, 400)
+    found = claims.measured("nearer", "section 4.2", "L2", gaps, "04", seed=1)
+    assert found.difference == pytest.approx(gaps.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * gaps.std() / 20, rel=0.15)
+    assert found.verdict == "holds"
+    counted = claims.measured("smaller", "section 4.2", "M parameters", np.array([7.0]), "04")
+    assert (counted.low, counted.difference, counted.high) == (7, 7, 7)

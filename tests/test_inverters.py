@@ -58,7 +58,7 @@ def test_every_method_gives_codes_and_their_pictures(pipe):
         assert result.pictures.shape == (3, 32, 32, 3)
         assert result.pictures.dtype == np.uint8
         torch.testing.assert_close(method.invert(image), result.ws)
-        if name != "pti":  # whose pictures come from other generators
+        if name not in ("w", "pti"):  # whose pictures need noise maps, or come from other generators
             drawn = pipe.redraw(result.ws).permute(0, 2, 3, 1).numpy()
             assert np.abs((drawn + 1) * 127.5 - result.pictures).max() < 0.51
         assert list(result.snapshots) == ([1] if name in ("w", "w+", "in_domain") else [])
@@ -132,6 +132,23 @@ def test_edits_of_codes_that_are_alike_are_as_good(pipe):
     assert comparison.shown_strength(pipe, Judge(), method, ws, 0) == 1.0
 
 
+def test_attributes_that_show_first_are_chosen(pipe, monkeypatch):
+    def judged(pipe, judge, ws):  # an attribute is there when the code is above its threshold
+        return ws.mean((1, 2)).numpy()[:, None] - np.array([50.0, -0.25, 1.05, -0.45])
+
+    def add(codes, index, target):
+        return lambda strength: codes + 0.1 * strength
+
+    monkeypatch.setattr(comparison, "judged", judged)
+    ws = torch.full((6, 10, 12), -1.0)
+    logits, judge = judged(pipe, None, ws), torch.nn.Identity()
+    found = comparison.easiest(pipe, judge, add, ws, logits, count=3)
+    assert list(found.items()) == [(3, 6.0), (1, 8.0), (2, 21.0)]  # and the first never
+    assert list(comparison.easiest(pipe, judge, add, ws, logits, count=1)) == [3]
+    assert comparison.shown_strength(pipe, judge, add, ws, 0) is None
+    assert comparison.easiest(pipe, judge, add, ws[:0], logits[:0]) == {}
+
+
 def test_known_pictures_are_not_looked_at_again(pipe):
     pictures = inverters.run_all(inverters.encoders(pipe, {"psp": "psp"})["psp"], pipe, DATA, 4).pictures
     table, sets = evaluation.measure(pipe, DATA, pictures)
@@ -139,3 +156,21 @@ def test_known_pictures_are_not_looked_at_again(pipe):
     assert table.equals(again)
     assert same["real"] is sets["real"]
     assert all(np.array_equal(a, b) for a, b in zip(same["inverted"], sets["inverted"], strict=True))
+
+
+def test_pairs_become_shares_with_intervals():
+    pairs = pd.DataFrame({"method": ["a", "a", "b", "b"] * 10, "carried": [1.0, 0.0, 1.0, 1.0] * 10})
+    pairs = pairs.assign(attribute="Bald", ID=0.5, **{"others kept": 0.75})
+    table = comparison.summarise_carried(pairs).set_index(["attribute", "method"])
+    assert list(table["pairs"]) == [20, 20]
+    assert table.loc[("Bald", "a"), "carried"] == 0.5
+    assert table.loc[("Bald", "a"), "carried low"] < 0.5 < table.loc[("Bald", "a"), "carried high"]
+    assert table.loc[("Bald", "b"), "carried low"] == table.loc[("Bald", "b"), "carried high"] == 1
+    assert (table["others kept"] == 0.75).all()
+
+
+def test_a_network_that_is_missing_is_named(pipe):
+    assert isinstance(pipe.network("psp"), StyleTransformer)
+    assert pipe.identity() is None
+    with pytest.raises(WeightsError, match="classifier"):
+        pipe.network("classifier")

@@ -61,6 +61,19 @@ def test_bootstrap_covers_the_mean():
     assert metrics.bootstrap(lambda i: values[i].mean(), 400) == (low, high)
 
 
+def test_interval_of_a_distance_of_sets_is_around_it():
+    features = np.random.RandomState(0).randn(2, 60, 30)
+
+    def distance(at):
+        return metrics.frechet_distance(features[0][at], features[1][at])
+
+    found = distance(np.arange(60))
+    resampled = [distance(np.random.RandomState(k).randint(60, size=60)) for k in range(20)]
+    assert min(resampled) > found  # repeated pictures move the distance itself
+    low, high = metrics.bootstrap(distance, 60, resamples=40)
+    assert low < found < high
+
+
 def test_roc_auc():
     assert metrics.roc_auc(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1
     assert metrics.roc_auc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
