@@ -203,14 +203,14 @@ def examine(
 
 @torch.no_grad()
 def shown_strength(
-    pipe: Pipeline, judge: nn.Module, method: Method, ws: Tensor, index: int, *, share: float = 0.8, most: float = 24.0
+    pipe: Pipeline, judge: nn.Module, method: Method, ws: Tensor, index: int, *, share: float = 0.8, most: float = 12.0
 ) -> float | None:
-    """The least of 24 strengths up to `most` at which `share` of the pictures of edited codes show an attribute.
+    """The least of 12 strengths up to `most` at which `share` of the pictures of edited codes show an attribute.
 
     None where that many never do.
     """
     edit = method(ws, index, 1.0)
-    for strength in np.linspace(0, most, 25)[1:]:
+    for strength in np.linspace(0, most, 13)[1:]:
         if (judged(pipe, judge, edit(float(strength)))[:, index] > 0).mean() >= share:
             return float(strength)
     return None

