@@ -30,7 +30,7 @@ from stx.stylegan2 import Discriminator, Generator
 from stx.tensors import check_state
 from stx.training import whole_file, write_text
 
-BITS = 5  # of mantissa in shipped encoders and latent classifiers: files compress to two thirds, and the repository stays small
+BITS = 5  # of mantissa in shipped encoders and latent classifiers, whose files compress to two thirds
 NETWORKS = {
     "generator": Generator,
     "discriminator": Discriminator,
