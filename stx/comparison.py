@@ -26,6 +26,7 @@ from stx.stylespace import StyleSpace
 Edit = Callable[[float], Tensor | dict[str, Tensor]]
 Method = Callable[[Tensor, int, float], Edit]
 SEARCHED = 8  # codes on which strengths are found
+TRIED = 16  # codes on which attributes are tried
 COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
 
 
@@ -224,16 +225,15 @@ def easiest(
     logits: Float[np.ndarray, "n attributes"],
     *,
     count: int = 3,
-    among: int = 16,
 ) -> dict[int, float]:
     """The attributes that a method's edits show at the least strength, `count` at most, with that strength.
 
-    ws, logits: codes and the image classifier's logits for their pictures, of which the first `among` without the
+    ws, logits: codes and the image classifier's logits for their pictures, of which the first few without the
     attribute are edited. Attributes that are not shown at any strength are left out.
     """
     found = {}
     for index in range(logits.shape[1]):
-        lacking = ws[logits[:, index] < 0][:among].to(pipe.device)
+        lacking = ws[logits[:, index] < 0][:TRIED].to(pipe.device)
         if len(lacking):
             found[index] = shown_strength(pipe, judge, method, lacking, index)
     shown = [index for index in found if found[index] is not None]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stx import comparison, editing, evaluation, images, pipeline, recipes, weights
+from stx import comparison, editing, evaluation, images, pipeline, recipes
 from stx.pipeline import Pipeline
 from stx.reference_editing import ReferenceEditor
 
@@ -92,8 +92,8 @@ class Explorer:
         self.seed = seed
         if not (self.pipe.folder / "latent_classifier").is_dir():
             raise ExplorerError(f"{self.pipe.domain.name} has no latent classifier: run notebook 05 with from_scratch")
-        self.classifier: nn.Module = weights.load(self.pipe.folder / "latent_classifier", self.pipe.device)
-        self.judge: nn.Module = weights.load(self.pipe.folder / "classifier", self.pipe.device)
+        self.classifier: nn.Module = self.pipe.network("latent_classifier")
+        self.judge: nn.Module = self.pipe.network("classifier")
         self.attributes: tuple[str, ...] = self.classifier.attributes
         self.test = self.pipe.domain.split("test")
         self.state = State(domain=str(domain), tokens=(0, self.pipe.generator.num_ws - 1))

@@ -117,7 +117,7 @@ def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[
         tables = [pd.read_csv(Path(f) / name) for f in folders]
         numbers = list(tables[0].select_dtypes("number").columns)
         words = [c for c in tables[0].columns if c not in numbers]
-        if not numbers or len(tables[0]) > LONG_TABLE:
+        if not numbers or "picture" in tables[0]:
             continue
         stacked = pd.concat([t.assign(row=range(len(t))) for t in tables])
         groups = stacked.groupby(words or ["row"], sort=False, dropna=False)[numbers]

@@ -94,15 +94,14 @@ def searches(
     *,
     steps: int = 300,
     tune_steps: int = 350,
-    enough: float | None = None,
     snapshots: Sequence[int] = (),
     idinvert: Encoder | None = None,
     seed: int = 0,
 ) -> dict[str, Inverter]:
     """Searches by name: W with noise maps as in StyleGAN2's projector, W+ without as in Image2StyleGAN, IDInvert, PTI.
 
-    steps: of each; tune_steps: at most so many of PTI's tuning after them, fewer where LPIPS comes to `enough` (the
-    public code's 0.06 is for photographs: cartoons are under it before).
+    steps: of each; tune_steps: of PTI's tuning after them (the public code stops at an LPIPS of 0.06, which suits
+    photographs: cartoons are under it before).
     idinvert: the domain-guided encoder, without which there is no in-domain search.
     """
     loss = InversionLoss(load_lpips("alex", pipe.device), pipe.identity())
@@ -117,7 +116,7 @@ def searches(
     in_w = partial(search, space="w", maps=True)
 
     def pivotal(image: Tensor) -> Inverted:
-        return tune(generator, loss, image, in_w(image).ws, steps=tune_steps, enough=enough, view=view)
+        return tune(generator, loss, image, in_w(image).ws, steps=tune_steps, enough=0.0, view=view)
 
     made = {
         "w": Inverter("optimisation, W", in_w, batch=SEARCHED),

@@ -117,13 +117,12 @@ def tune(
     *,
     steps: int = 350,
     lr: float = 3e-4,
-    enough: float | None = 0.06,
+    enough: float = 0.06,
     view: Callable[[Tensor], Tensor] = lambda image: image,
 ) -> Inverted:
     """Pivotal tuning: a copy of the generator for each picture, trained to draw it from its pivot (PTI, equation 3).
 
-    The loss is L2 + LPIPS, as in the public code, which also gives rate, steps and the LPIPS that is `enough` (None:
-    nothing is).
+    The loss is L2 + LPIPS, as in the public code, which also gives rate, steps and the LPIPS that is `enough`.
     """
     tuned, drawn, curves = [], [], []
     for target, pivot in progress(list(zip(image, pivots, strict=True)), desc="tuning", unit="picture"):
@@ -132,7 +131,7 @@ def tune(
         curve = []
         for _ in range(steps):
             parts = loss.parts(target[None], view(own(pivot[None], noise="const")))
-            if enough is not None and parts["lpips"].item() <= enough:
+            if parts["lpips"].item() <= enough:
                 break
             total = (parts["l2"] + parts["lpips"]).sum()
             optimizer.zero_grad(set_to_none=True)

@@ -27,11 +27,17 @@ def test_sweep_is_mean_and_sd_by_row(tmp_path):
     for seed, values in enumerate(([1.0, 10.0], [3.0, 10.0])):
         table = pd.DataFrame({"metric": ["L2", "ID"], "value": values})
         figures.save_table(table if seed else table[::-1], "03_quality", tmp_path / str(seed), record)
-        figures.save_table(pd.DataFrame({"v": range(100)}), "03_per_picture", tmp_path / str(seed), record)
+        figures.save_table(
+            pd.DataFrame({"picture": range(9), "L2": 0.1}), "03_per_picture", tmp_path / str(seed), record
+        )
+        rows = pd.MultiIndex.from_product([range(10), range(10)], names=["method", "metric"])
+        long = pd.DataFrame({"value": float(seed)}, index=rows).reset_index().astype({"method": str, "metric": str})
+        figures.save_table(long, "04_table", tmp_path / str(seed), record)
     figures.save_table(table, "only_here", tmp_path / "0", record)
     out = tmp_path / "out"
     assert cli.main(["sweep", str(tmp_path / "0"), str(tmp_path / "1"), "--out", str(out)]) == 0
-    assert [p.name for p in out.glob("*.csv")] == ["sweep_03_quality.csv"]
+    assert sorted(p.name for p in out.glob("*.csv")) == ["sweep_03_quality.csv", "sweep_04_table.csv"]
+    assert pd.read_csv(out / "sweep_04_table.csv")["value"].tolist() == [0.5] * 100
     got = pd.read_csv(out / "sweep_03_quality.csv").set_index("metric")
     assert got.loc["L2"].tolist() == pytest.approx([2.0, 2**0.5])
     assert got.loc["ID"].tolist() == pytest.approx([10.0, 0.0])

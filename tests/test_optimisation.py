@@ -100,11 +100,3 @@ def test_tuning_changes_a_copy_and_draws_the_picture(generator, loss):
     assert torch.equal(found.ws, ws)
     stopped = optimisation.tune(generator, loss, image, ws, steps=30)
     assert stopped.losses == []
-
-
-def test_tuning_stops_when_it_is_near_enough(generator, loss):
-    image = generator(generator.w_avg().expand(1, generator.num_ws, -1)).clamp(-1, 1).detach()
-    pivot = generator.w_avg().expand(1, generator.num_ws, -1) + 0.3
-    near = loss.parts(image, generator(pivot, noise="const"))["lpips"].item()
-    assert len(optimisation.tune(generator, loss, image, pivot, steps=3, enough=2 * near).losses) == 0
-    assert len(optimisation.tune(generator, loss, image, pivot, steps=3, enough=None).losses) == 3

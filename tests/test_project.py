@@ -113,6 +113,8 @@ def test_readme_numbers_are_those_of_the_tables():
     assert len(quality) == 6
     for row in quality.itertuples():
         assert f"| {row.metric} | {row.value:.3g} | {row.low:.3g} to {row.high:.3g} |" in text
+    steps = pd.read_csv(ROOT / "data" / "avatars" / "style_transformer" / "log.csv")["step"].max()
+    assert f"{steps:,} updates of 16 pictures" in text
     for row in pd.read_csv(ROOT / "figures" / "bench.csv").to_dict("records"):
         assert bench_line(row) in text
     for value in pd.read_csv(ROOT / "figures" / "01_fd_vgg16.csv")["FD-VGG16"]:
@@ -124,6 +126,11 @@ def test_readme_numbers_are_those_of_the_tables():
 
 def test_readme_table_of_inversion_is_the_table():
     text = (ROOT / "README.md").read_text().split("<!-- table -->")[1].split("<!-- /table -->")[0].strip().splitlines()
+    shown = pd.read_csv(ROOT / "figures" / "04_editability.csv").groupby("inversion")["shown"].mean()
+    told = f"so do {shown['e4e']:.0%} of e4e's edits and {shown['Style Transformer']:.0%} of the Style".replace(
+        "%", " %"
+    )
+    assert told in " ".join((ROOT / "README.md").read_text().split())
     names = [cell.strip() for cell in text[0].strip("|").split("|")]
     table = pd.read_csv(ROOT / "figures" / "04_table.csv").pivot(index="method", columns="metric", values="value")
     assert len(text) - 2 == len(table)
