@@ -20,12 +20,12 @@ from stx.directions import GANSpace, InterFaceGAN, SeFa, conditioned
 from stx.evaluation import BATCH, judged
 from stx.learned_editing import LatentCLR, LatentTransformer, StyleFlow
 from stx.perceptual import load_lpips, vgg16_features
-from stx.pipeline import Codes, Pipeline
+from stx.pipeline import Codes, Pipeline, split_codes
 from stx.stylespace import StyleSpace
 
 Edit = Callable[[float], Tensor | dict[str, Tensor]]
 Method = Callable[[Tensor, int, float], Edit]
-SEARCHED = 8  # codes on which strengths are found
+SEARCHED = 4  # codes on which strengths are found
 TRIED = 16  # codes on which attributes are tried
 COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
 
@@ -294,17 +294,26 @@ def compare_carried(
     the domain has no identity network).
     """
     wanted = judged(pipe, judge, reference)[:, index] > 0
-    was, before, identity = judged(pipe, judge, source) > 0, pipe.redraw(source), pipe.identity()
+    was, before = _shown_and_identity(pipe, judge, source)
     tables = []
     for name, codes in edits.items():
-        now = judged(pipe, judge, codes) > 0
+        now, after = _shown_and_identity(pipe, judge, codes)
         same = np.delete(now == was, index, axis=1).mean(1)
         row = {"method": name, "pair": np.arange(len(now)), "carried": (now[:, index] == wanted).astype(float)}
-        likeness = np.full(len(now), np.nan)
-        if identity is not None:
-            likeness = F.cosine_similarity(identity(pipe.redraw(codes)), identity(before)).cpu().numpy()
-        tables.append(pd.DataFrame(row | {"others kept": same, "ID": likeness}))
+        tables.append(pd.DataFrame(row | {"others kept": same, "ID": (before * after).sum(1)}))
     return pd.concat(tables, ignore_index=True)
+
+
+@torch.no_grad()
+def _shown_and_identity(pipe: Pipeline, judge: nn.Module, codes: Codes) -> tuple[np.ndarray, np.ndarray]:
+    """Which attributes the pictures of codes show, and their identities of length one (NaN without a network)."""
+    shown, features, identity = [], [], pipe.identity()
+    for part in split_codes(codes, BATCH):
+        image = pipe.redraw(part)
+        shown.append(judge(image).cpu().numpy() > 0)
+        found = torch.full((len(image), 1), torch.nan) if identity is None else F.normalize(identity(image))
+        features.append(found.cpu().numpy())
+    return np.concatenate(shown), np.concatenate(features)
 
 
 def summarise_carried(pairs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def curve(
 
 
 def strengths(
-    achieved: Callable[[float], float], *, count: int = 6, most: float = FARTHEST, first: float = 0.25
+    achieved: Callable[[float], float], *, count: int = 6, most: float = FARTHEST, first: float = 1.0
 ) -> np.ndarray:
     """`count` equal steps of strength up to where the mean target change `achieved(strength)` reaches `most` sigmas.
 

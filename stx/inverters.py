@@ -30,6 +30,7 @@ from stx.psp import PSP
 from stx.stylegan2 import Generator
 
 ENCODED, SEARCHED = 64, 16  # pictures at a time
+COUNTED_STEPS = 5  # of a search, by which its cost is told
 PUBLISHED = ("style_transformer", "psp", "e4e", "restyle_psp", "restyle_e4e", "restyle_style_transformer")
 SETS = ("SWD", "FD-VGG16")  # metrics of sets, which a handful of pictures cannot tell
 COSTS = {"M parameters": "lower", "GFLOPs": "lower", "s per picture": "lower"}
@@ -40,13 +41,15 @@ class Inverter:
     """A method. run: pictures `[b, 3, h, w]` in [-1, 1], as the domain's encoders see them, to what was found.
 
     net: the encoder; None where every picture is searched for. trained: pictures seen in training, repeats counted;
-    None where that is not known. batch: pictures at a time.
+    None where that is not known. steps: of a search, whose `run` also takes another number of `steps`. batch: pictures
+    at a time.
     """
 
     title: str
-    run: Callable[[Tensor], Inverted]
+    run: Callable[..., Inverted]
     net: Encoder | None = None
     trained: int | None = None
+    steps: int | None = None
     batch: int = ENCODED
 
     def invert(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
@@ -93,37 +96,36 @@ def searches(
     pipe: Pipeline,
     *,
     steps: int = 300,
-    tune_steps: int = 350,
     snapshots: Sequence[int] = (),
     idinvert: Encoder | None = None,
     seed: int = 0,
 ) -> dict[str, Inverter]:
     """Searches by name: W with noise maps as in StyleGAN2's projector, W+ without as in Image2StyleGAN, IDInvert, PTI.
 
-    steps: of each; tune_steps: of PTI's tuning after them (the public code stops at an LPIPS of 0.06, which suits
+    steps: of each; PTI tunes for as many after its search (the public code stops at an LPIPS of 0.06, which suits
     photographs: cartoons are under it before).
     idinvert: the domain-guided encoder, without which there is no in-domain search.
     """
     loss = InversionLoss(load_lpips("alex", pipe.device), pipe.identity())
     view, generator = pipe.domain.view, pipe.generator
-    given = {"steps": steps, "view": view, "seed": seed, "snapshots": tuple(snapshots)}
-    search = partial(project, generator, loss, **given)
+    search = partial(project, generator, loss, steps=steps, view=view, seed=seed, snapshots=tuple(snapshots))
 
-    def in_domain(image: Tensor) -> Inverted:
+    def in_domain(image: Tensor, **given) -> Inverted:
         start = idinvert.invert(image, generator, view).detach()
-        return search(image, start=start, encoder=idinvert, lr=0.01, code_noise=0.0)
+        return search(image, start=start, encoder=idinvert, lr=0.01, code_noise=0.0, **given)
 
     in_w = partial(search, space="w", maps=True)
 
-    def pivotal(image: Tensor) -> Inverted:
-        return tune(generator, loss, image, in_w(image).ws, steps=tune_steps, enough=0.0, view=view)
+    def pivotal(image: Tensor, steps: int = steps) -> Inverted:
+        return tune(generator, loss, image, in_w(image, steps=steps).ws, steps=steps, enough=0.0, view=view)
 
-    made = {
-        "w": Inverter("optimisation, W", in_w, batch=SEARCHED),
-        "w+": Inverter("optimisation, W+", partial(search, space="w+"), batch=SEARCHED),
-        "in_domain": Inverter("IDInvert (encoder, then search)", in_domain, batch=SEARCHED),
-        "pti": Inverter("PTI (W, then tuning)", pivotal, batch=SEARCHED),
+    runs = {
+        "w": ("optimisation, W", in_w),
+        "w+": ("optimisation, W+", partial(search, space="w+")),
+        "in_domain": ("IDInvert (encoder, then search)", in_domain),
+        "pti": ("PTI (W, then tuning)", pivotal),
     }
+    made = {name: Inverter(title, run, steps=steps, batch=SEARCHED) for name, (title, run) in runs.items()}
     return {name: found for name, found in made.items() if name != "in_domain" or idinvert is not None}
 
 
@@ -151,18 +153,21 @@ def lpips_by_step(result: Result, pipe: Pipeline, data: Dataset) -> dict[int, fl
 def cost(inverter: Inverter, pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> dict[str, float]:
     """What the codes of one picture cost: encoder's parameters (none in a search), operations, seconds.
 
-    The time of encoders is a median of ten calls after two, that of searches one call; drawing the result is left out
-    where the method does not need it.
+    The time of encoders is a median of ten calls after two; of a search both are told from its first steps. Drawing the
+    result is left out where the method does not need it.
     """
     image, net = image.to(pipe.device), inverter.net
     if net is None:
-        call, times = (lambda: inverter.run(image)), {"repeats": 1, "warm_up": 0}
+        clock = partial(metrics.seconds, device=pipe.device, repeats=3, warm_up=1)
+        size, operations, seconds = float("nan"), *(_whole_search(inverter, image, of) for of in (metrics.flops, clock))
     else:
-        call, times = (lambda: net.invert(image, pipe.generator, pipe.domain.view)), {}
+        call = partial(net.invert, image, pipe.generator, pipe.domain.view)
+        size, operations = metrics.parameters(net) / 1e6, metrics.flops(call)
+        seconds = metrics.seconds(call, device=pipe.device)
     return {
-        "M parameters": metrics.parameters(net) / 1e6 if net is not None else float("nan"),
-        "GFLOPs": metrics.flops(call) / 1e9,
-        "s per picture": metrics.seconds(call, device=pipe.device, **times),
+        "M parameters": size,
+        "GFLOPs": operations / 1e9,
+        "s per picture": seconds,
         "training pictures": inverter.trained if net is not None else 0,
     }
 
@@ -225,3 +230,9 @@ def published_sizes(*, size: int = 1024, side: int = 256) -> pd.DataFrame:
 def _encode(pipe: Pipeline, image: Tensor) -> Inverted:
     ws = pipe.invert(image)
     return Inverted(ws, pipe.redraw(ws))
+
+
+def _whole_search(inverter: Inverter, image: Tensor, measure: Callable[[Callable], float]) -> float:
+    """What all steps of a search take, from a short run: every step after the first takes the same."""
+    first, some = (measure(partial(inverter.run, image, steps=n)) for n in (1, 1 + COUNTED_STEPS))
+    return first + (inverter.steps - 1) * (some - first) / COUNTED_STEPS

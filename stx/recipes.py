@@ -59,9 +59,13 @@ class GeneratorRecipe:
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """An encoder and its training (see `stx.inversion.InversionTask`). method: one of `stx.methods.METHODS`."""
+    """An encoder and its training (see `stx.inversion.InversionTask`). method: one of `stx.methods.METHODS`.
+
+    pictures: of the training split, the first; None: all.
+    """
 
     method: str = "style_transformer"
+    pictures: int | None = None
     steps: int = 4000
     batch: int = 16
     lr: float = 5e-4
@@ -127,7 +131,7 @@ class ReferenceRecipe:
 
     steps: int = 400
     batch: int = 64
-    lr: float = 1e-3
+    lr: float = 2e-3
     decay: float = 5e-4
     form: str = "paper"
     feed_forward: int = 256
@@ -234,11 +238,11 @@ def train_encoder(
         loss=InversionLoss(
             load_lpips("alex", device), identity, {"l2": recipe.l2, "lpips": recipe.lpips, "id": recipe.id}
         ),
-        data=domain.split("train"),
+        data=domain.split("train", recipe.pictures),
         view=domain.view,
         extras=extras,
         device=device,
-        **_without(recipe, "method", "widths", "units", "hidden", "l2", "lpips", "id"),
+        **_without(recipe, "method", "pictures", "widths", "units", "hidden", "l2", "lpips", "id"),
     )
     held_out = domain.split("val", validation)
     config = {"domain": domain.name, "generator": fingerprint(generator)} | asdict(recipe)

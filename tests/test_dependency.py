@@ -37,7 +37,7 @@ def test_strengths_end_at_the_target_or_at_the_peak():
     np.testing.assert_allclose(dependency.strengths(lambda s: s / 4, count=4, most=2.0), [2, 4, 6, 8])
     peaked = dependency.strengths(lambda s: min(s, 8.0) - max(s - 8, 0), most=100.0)
     assert peaked[-1] == 8
-    assert dependency.strengths(lambda s: -s)[-1] == 0.25
+    assert dependency.strengths(lambda s: -s)[-1] == 1
 
 
 def test_best_match_finds_direction_and_sign():

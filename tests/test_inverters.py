@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stx import comparison, evaluation, inverters, weights
+from stx import comparison, evaluation, inverters, metrics, weights
 from stx.domains import Dataset, Domain
 from stx.methods import METHODS
 from stx.pickles import WeightsError
@@ -50,7 +50,7 @@ def test_every_method_gives_codes_and_their_pictures(pipe):
     found = inverters.encoders(pipe, inverters.names("toy", pipe.folder))
     assert found["idinvert"].trained == 12
     assert found["restyle_psp"].trained is None
-    found |= inverters.searches(pipe, steps=2, tune_steps=2, snapshots=(1,), idinvert=found["idinvert"].net)
+    found |= inverters.searches(pipe, steps=2, snapshots=(1,), idinvert=found["idinvert"].net)
     image = DATA.batch(range(3))
     for name, method in found.items():
         result = inverters.run_all(method, pipe, DATA, 3)
@@ -71,6 +71,7 @@ def test_search_cost_grows_with_its_steps(pipe):
     a, b = inverters.cost(short, pipe, image), inverters.cost(long, pipe, image)
     assert np.isnan(a["M parameters"])
     assert 1.5 < b["GFLOPs"] / a["GFLOPs"] < 2.1
+    assert b["GFLOPs"] == pytest.approx(metrics.flops(lambda: long.run(image)) / 1e9)
     found = inverters.encoders(pipe, {"restyle_psp": "compared/restyle_psp", "idinvert": "compared/idinvert"})
     spent = {name: inverters.cost(method, pipe, image) for name, method in found.items()}
     assert spent["restyle_psp"]["GFLOPs"] > 5 * spent["idinvert"]["GFLOPs"]  # five passes and four drawings
@@ -78,7 +79,7 @@ def test_search_cost_grows_with_its_steps(pipe):
 
 
 def test_pti_counts_operations_too(pipe):
-    tuned = inverters.searches(pipe, steps=2, tune_steps=2)["pti"]
+    tuned = inverters.searches(pipe, steps=2)["pti"]
     alone = inverters.searches(pipe, steps=2)["w"]
     image = DATA.batch([0])
     assert inverters.cost(tuned, pipe, image)["GFLOPs"] > inverters.cost(alone, pipe, image)["GFLOPs"]
