@@ -66,6 +66,20 @@ def test_method_trains_and_resumes_to_the_same_bits(tmp_path, generator, world, 
     assert whole.invert(image, generator).shape == (2, generator.num_ws, generator.w_dim)
 
 
+def test_no_more_pictures_are_drawn_than_the_recipe_says(tmp_path, generator, world):
+    asked, read = [], set()
+
+    def split(name, count=None, **_):
+        asked.append((name, count))
+        found = world.split(name, count)
+        return Dataset(lambda i: read.add((name, i)) or found.read(i), found.names)
+
+    watched = domains.Domain("toy", 32, (32, 32), (), split)
+    recipes.train_encoder(watched, generator, recipe(steps=2, pictures=8), tmp_path, validation=4)
+    assert asked == [("train", 8), ("val", 4)]
+    assert {i for name, i in read if name == "train"} == set(range(8))  # two batches of four: each of them once
+
+
 def test_ablations_have_less_in_them(tiny):
     generator = tiny["generator"]
     sizes = {"widths": (4, 8, 12), "units": (1, 1, 1)}
