@@ -15,28 +15,15 @@ SMOKE = config.get("smoke", False)
 DEVICE = config.get("device", "auto")
 SEED = config.get("seed", 0)
 
-# notebook: the notebook that must be done before it
-NOTEBOOKS = {
-    "00_domain": None,
-    "01_generator": "00_domain",
-    "02_train_inversion": "00_domain",
-    "03_inversion_quality": "00_domain",
-    "04_inversion_table": "00_domain",
-    "05_latent_classifier": "00_domain",
-    "06_label_editing": "05_latent_classifier",
-    "07_reference_editing": "05_latent_classifier",
-    "08_attribute_dependency": "05_latent_classifier",
-    "09_explorer": "05_latent_classifier",
-    "10_photographs": "00_domain",
-}
-LONG = ["04_inversion_table", "05_latent_classifier", "07_reference_editing", "08_attribute_dependency"]
-FIRST = "|".join(LONG)
+NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
+PICTURES = "00_domain"  # draws the pictures that most others read, with a process per core: they wait for it
+BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
+LONG = "04_inversion_table|07_reference_editing|08_attribute_dependency"  # begun first, so that short ones end the run
 HAS_RUNS = {name for name in NOTEBOOKS if "runs" in parameters(f"notebooks/{name}.ipynb")}
 
 
 def before(wildcards):
-    earlier = NOTEBOOKS[wildcards.name]
-    return f"{RUNS}/done/{earlier}" if earlier else []
+    return [] if wildcards.name in (PICTURES, BESIDE) else f"{RUNS}/done/{PICTURES}"
 
 
 rule all:
@@ -65,7 +52,7 @@ rule notebook:
     output:
         touch(RUNS + "/done/{name}"),
     wildcard_constraints:
-        name=rf"(?!({FIRST}))\d\d_\w+",
+        name=rf"(?!({LONG}))\d\d_\w+",
     log:
         notebook=RUNS + "/{name}.ipynb",
     params:
@@ -82,10 +69,10 @@ rule notebook:
         ),
         python=sys.executable,
     shell:
-        "{params.python} -m stx.cli run {input.notebook} --out {log.notebook} {params.given}"
+        "{params.python} -m stx.notebooks {input.notebook} --out {log.notebook} {params.given}"
 
 
 use rule notebook as notebook_first with:
     priority: 10
     wildcard_constraints:
-        name=FIRST,
+        name=LONG,

@@ -291,7 +291,4 @@ def rasterise(style: str, options: dict, *, resolution: int, viewbox: str | None
         svg = re.sub(r'viewBox="[^"]*"', f'viewBox="{viewbox}"', svg, count=1)
     size = resolution * SUPERSAMPLE
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True, background="#ffffff")
-    big = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"), dtype=np.uint16)
-    blocks = big.reshape(resolution, SUPERSAMPLE, resolution, SUPERSAMPLE, 3).sum(axis=(1, 3))
-    area = SUPERSAMPLE**2
-    return ((blocks + area // 2) // area).astype(np.uint8)
+    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB").reduce(SUPERSAMPLE))

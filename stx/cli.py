@@ -1,7 +1,6 @@
 """The command line: `stx align`, `invert`, `train`, `weights`, `convert`, `export`, `run`, `bench`."""
 
 import argparse
-import logging
 import os
 import sys
 from pathlib import Path
@@ -112,11 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     index.set_defaults(command=_index)
 
     run = commands.add_parser("run", help="execute a notebook with parameters")
-    run.add_argument("notebook", type=Path)
-    run.add_argument("--out", required=True, type=Path, metavar="FILE", help="the executed copy")
-    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    run.add_argument("--timeout", type=int, default=notebooks.TIMEOUT, help="seconds for a cell")
-    run.set_defaults(command=_run)
+    notebooks.add_arguments(run)
     return parser
 
 
@@ -271,14 +266,6 @@ def _unique_names(paths: list[Path]) -> list[str]:
             name = f"{path.stem}-{number}"
         names.append(name)
     return names
-
-
-def _run(options: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # papermill logs what cells print
-    given = {name: notebooks.parse(value) for name, value in options.parameter}
-    notebooks.run(options.notebook, options.out, given, timeout=options.timeout)
-    print(f"executed copy: {options.out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from stx.stylespace import StyleSpace
 
 Edit = Callable[[float], Tensor | dict[str, Tensor]]
 Method = Callable[[Tensor, int, float], Edit]
-SEARCHED = 4  # codes on which strengths are found
-TRIED = 16  # codes on which attributes are tried
+SEARCHED = 2  # codes on which strengths are found
+TRIED = 8  # codes on which attributes are tried
 COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
 
 
@@ -80,7 +80,7 @@ class Methods(Mapping):
         self._fit = {
             "first order": lambda: label_editing(classifier),
             "second order": lambda: label_editing(classifier, order=editing.second_order, seed=seed),
-            "InterFaceGAN": lambda: _global(self._planes()),
+            "InterFaceGAN": lambda: _global(self._planes),
             "InterFaceGAN, conditional": self._conditional,
             "GANSpace": self._ganspace,
             "SeFa": lambda: self._matched(SeFa().fit(pipe.generator).directions_[:COMPONENTS]),
@@ -107,13 +107,14 @@ class Methods(Mapping):
         ws, logits = self.codes()
         return ws.to(self.pipe.device), logits
 
+    @cached_property
     def _planes(self) -> list[np.ndarray]:
         ws, logits = self.sampled
         w = ws[:, 0].cpu().numpy()
         return [InterFaceGAN(seed=self.seed).fit(w, scores).direction_ for scores in logits.T]
 
     def _conditional(self) -> Method:
-        planes = self._planes()
+        planes = self._planes
         others = [planes[:k] + planes[k + 1 :] for k in range(len(planes))]
         return _global([conditioned(p, rest) if rest else p for p, rest in zip(planes, others, strict=True)])
 
@@ -178,7 +179,7 @@ def examine(
     """
     alex, identity, edit = load_lpips("alex", pipe.device), pipe.identity(), method(ws, index, 1.0)
     unedited = pipe.redraw(ws)
-    before = judge(unedited).cpu().numpy()
+    before, who = judge(unedited).cpu().numpy(), identity(unedited) if identity is not None else None
     few = method(ws[:SEARCHED], index, 1.0)
 
     def achieved(strength: float) -> float:
@@ -194,7 +195,7 @@ def examine(
         table = {"picture": np.arange(len(ws)), "strength": strength, "target change": signed}
         table |= {"mean-AD": mean_ad, "max-AD": max_ad}
         if identity is not None:
-            table["ID"] = F.cosine_similarity(identity(image), identity(unedited)).cpu().numpy()
+            table["ID"] = F.cosine_similarity(identity(image), who).cpu().numpy()
         if truth is not None:
             table["LPIPS to truth"] = alex(image, truth.to(pipe.device)).flatten().cpu().numpy()
         tables.append(pd.DataFrame(table))

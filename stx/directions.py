@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.decomposition import PCA
-from sklearn.svm import SVC
 from torch import Tensor, nn
 
 from stx.stylegan2 import Generator
@@ -48,6 +46,8 @@ class InterFaceGAN:
 
     def fit(self, codes: Float[np.ndarray, "n *code"], scores: Float[np.ndarray, "n"]) -> "InterFaceGAN":
         """A linear support vector machine on the extremes. Raises `ValueError` for fewer than two codes at an end."""
+        from sklearn.svm import SVC  # here, since scikit-learn takes seconds to import
+
         chosen = min(int(len(codes) * self.share), len(codes) // 2)
         if chosen < 2:
             raise ValueError(f"{len(codes)} codes, a share of {self.share} at each end: too few to separate")
@@ -123,6 +123,8 @@ class GANSpace:
 
     def fit(self, w: Float[np.ndarray, "n w_dim"]) -> "GANSpace":
         """The components of samples of W. Raises `ValueError` when there are fewer samples than components."""
+        from sklearn.decomposition import PCA
+
         if min(w.shape) < self.components:
             raise ValueError(f"{w.shape[0]} samples of {w.shape[1]} numbers do not give {self.components} components")
         found = PCA(self.components, svd_solver="full").fit(w)

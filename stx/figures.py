@@ -17,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from tqdm import tqdm
 
 from stx import parallel
@@ -38,7 +39,7 @@ RC = {
 
 
 MARKERS = "osD^v<>pXP"
-LETTER, LINE = 0.065, 0.15  # inches of a letter of a row's name, and of a line of titles
+GAP = 0.04  # between the pictures of a grid, as a share of their side
 LONG_TABLE = 60  # lines from which the index only links a table
 
 
@@ -157,22 +158,29 @@ def write_index(folder: str | Path) -> Path:
 def show_grid(
     rows: Sequence[np.ndarray], *, row_names: Sequence[str] = (), titles: Sequence[str] = (), size: float = 0.8
 ) -> Figure:
-    """Pictures in a grid: each row uint8 `[columns, h, w, 3]` or float `[columns, h, w]` in [0, 1] (drawn as a map)."""
-    columns = max(len(row) for row in rows)
-    side = LETTER * max(map(len, row_names), default=0)  # what the names take beside the pictures
-    width, height = size * columns + side, size * len(rows) + (LINE if titles else 0)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    """Pictures in a grid: each row uint8 `[columns, h, w, 3]` or float `[columns, h, w]` in [0, 1] (drawn as a map).
+
+    size: inches of a picture's width. Smaller pictures are enlarged to the largest. All are one image on one pair of
+    axes: a pair for each picture would take a hundred times as long to draw.
+    """
+    rows = [np.asarray(row) for row in rows]
+    columns = max(map(len, rows))
+    h, w = (max(row.shape[axis] for row in rows) for axis in (1, 2))
+    down, right = h + round(GAP * h), w + round(GAP * w)
+    canvas = np.full((down * len(rows), right * columns, 3), 255, dtype=np.uint8)
     for i, row in enumerate(rows):
-        for j, ax in enumerate(axes[i]):
-            ax.set(xticks=[], yticks=[])
-            sns.despine(ax=ax, left=True, bottom=True)
-            if j < len(row):
-                ax.imshow(row[j], interpolation="nearest", cmap="magma", vmin=0, vmax=1 if row[j].ndim == 2 else None)
-            if i == 0 and j < len(titles):
-                ax.set_title(titles[j], fontsize=7)
-        if i < len(row_names):
-            axes[i, 0].set_ylabel(row_names[i], rotation=0, ha="right", va="center", fontsize=8)
+        for j, picture in enumerate(row):
+            colored = picture if picture.ndim == 3 else (255 * plt.get_cmap("magma")(picture)[..., :3]).astype(np.uint8)
+            enlarged = Image.fromarray(colored).resize((w, h), Image.Resampling.NEAREST)
+            canvas[i * down : i * down + h, j * right : j * right + w] = enlarged
+    figure, ax = plt.subplots(figsize=(size * columns, size * down / right * len(rows)))
+    figure.subplots_adjust(0, 0, 1, 1)  # names and titles lie outside, where saving finds them
+    ax.imshow(canvas, interpolation="none", aspect="auto")
+    ax.set_frame_on(False)
+    ax.xaxis.tick_top()
+    ax.set_xticks([j * right + w / 2 for j in range(len(titles))], titles, fontsize=7)
+    ax.set_yticks([i * down + h / 2 for i in range(len(row_names))], row_names, fontsize=8)
+    ax.tick_params(length=0, pad=2)
     return figure
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -89,6 +88,8 @@ class MoCo(nn.Module):
     metric = "ID-MoCo"
 
     def __init__(self):
+        import torchvision  # here, since it takes seconds to import
+
         super().__init__()
         self.config = {}
         self.backbone = torchvision.models.resnet50(weights=None)

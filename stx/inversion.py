@@ -5,7 +5,6 @@ The paper's weights are 1.0, 0.8 and 0.1, its optimiser Ranger at 1e-4 with batc
 
 from collections.abc import Callable, Iterator, Sequence
 
-import lpips
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -26,7 +25,7 @@ WEIGHTS = {"l2": 1.0, "lpips": 0.8, "id": 0.1}
 class InversionLoss(nn.Module):
     """The weighted sum and its parts. lpips: AlexNet LPIPS; identity: pictures to unit vectors, or None without."""
 
-    def __init__(self, perceptual: lpips.LPIPS, identity: nn.Module | None, weights: dict[str, float] | None = None):
+    def __init__(self, perceptual: nn.Module, identity: nn.Module | None, weights: dict[str, float] | None = None):
         super().__init__()
         self.perceptual, self.identity = perceptual, identity
         self.weights = WEIGHTS | (weights or {})

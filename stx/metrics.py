@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fine to coarse
 SSIM_WINDOW = 11
@@ -38,6 +37,8 @@ def ms_ssim(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[T
 
     Small pictures take fewer scales (`ms_ssim_scales`), their weights scaled to the sum one.
     """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
+
     betas = np.array(MS_SSIM_WEIGHTS[: ms_ssim_scales(min(a.shape[2:]))])
     return multiscale_structural_similarity_index_measure(
         a, b, data_range=(-1.0, 1.0), betas=tuple((betas / betas.sum()).tolist()), reduction="none", normalize="relu"

@@ -1,6 +1,12 @@
-"""Notebooks run in batch by papermill, with what papermill leaves out: unknown or mistyped parameters are errors."""
+"""Notebooks run in batch by papermill, with what papermill leaves out: unknown or mistyped parameters are errors.
 
+`stx run`; the workflow calls it as `python -m stx.notebooks`, which does not wait for torch.
+"""
+
+import argparse
 import ast
+import logging
+import sys
 from pathlib import Path
 
 import papermill
@@ -61,3 +67,31 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
         log_output=log_output,
         progress_bar=False,
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `stx run`."""
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the executed copy")
+    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds for a cell")
+    parser.set_defaults(command=command)
+
+
+def command(options: argparse.Namespace) -> int:
+    """`stx run`."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # papermill logs what cells print
+    given = {name: parse(value) for name, value in options.parameter}
+    run(options.notebook, options.out, given, timeout=options.timeout)
+    print(f"executed copy: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="stx run")
+    add_arguments(parser)
+    options = parser.parse_args()
+    try:
+        sys.exit(options.command(options))
+    except (NotebookError, OSError) as error:
+        sys.exit(f"stx: {error}")

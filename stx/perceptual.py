@@ -9,7 +9,6 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-import lpips
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -46,13 +45,15 @@ def _load_backbone(net: nn.Module, kind: str) -> bool:
 
 
 @cache
-def load_lpips(kind: str = "alex", device: str = "cpu") -> lpips.LPIPS:
+def load_lpips(kind: str = "alex", device: str = "cpu") -> nn.Module:
     """LPIPS v0.1, frozen: `net(a, b)` for pictures in [-1, 1] gives `[b, 1, 1, 1]`. Loaded once, shared by all callers.
 
     kind: "alex" (the paper's loss and metric) or "vgg". Raises `WeightsError` when there are no weights.
     """
     if kind not in BACKBONES:
         raise ValueError(f"unknown LPIPS backbone {kind!r}: expected one of {', '.join(BACKBONES)}")
+    import lpips  # here, since it imports torchvision, which takes seconds
+
     net = lpips.LPIPS(net=kind, pnet_rand=True, verbose=False)
     if not _load_backbone(net, kind):
         try:
@@ -66,6 +67,6 @@ def load_lpips(kind: str = "alex", device: str = "cpu") -> lpips.LPIPS:
 
 
 @torch.no_grad()
-def vgg16_features(net: lpips.LPIPS, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 512"]:
+def vgg16_features(net: nn.Module, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 512"]:
     """Spatial means of VGG16's last convolution (relu5_3) for pictures in [-1, 1]: the features of FD-VGG16."""
     return net.net(net.scaling_layer(image))[-1].mean((2, 3))

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from stx.backbone import IRSE, upsample_add
 from stx.encoder import Encoder
@@ -42,6 +41,8 @@ class ResNet(nn.Module):
     """A ResNet-34 without max pooling and with a PReLU first, as ReStyle has it for cars."""
 
     def __init__(self, *, widths: Sequence[int], units: Sequence[int], in_channels: int):
+        from torchvision.models.resnet import BasicBlock  # here, since torchvision takes seconds to import
+
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, widths[0], 7, 2, 3, bias=False)
         self.bn1, self.relu = nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])

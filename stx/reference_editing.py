@@ -19,6 +19,7 @@ from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS
 from stx.training import Resumable
 
 FORMS = ("paper", "released")
+EMBEDDED = 1024  # codes at a time
 
 
 class CompetitiveAttention(nn.MultiheadAttention):
@@ -100,15 +101,16 @@ def losses(
     classifier: nn.Module,
     edited: Float[Tensor, "b num_ws w_dim"],
     source: Float[Tensor, "b num_ws w_dim"],
-    reference: Float[Tensor, "b num_ws w_dim"],
+    was: Float[Tensor, "b attributes dim"],
+    wanted: Float[Tensor, "b attributes dim"],
     index: int,
 ) -> dict[str, Float[Tensor, ""]]:
     """Equation 11's three terms as means of squares, all of weight 1.
 
-    attribute: the embedding of attribute `index` like the reference's; others: all other embeddings like the source's;
-    code: the code like the source's.
+    was, wanted: the classifier's embeddings of source and reference. attribute: the embedding of attribute `index` like
+    the reference's; others: all other embeddings like the source's; code: the code like the source's.
     """
-    (_, is_now), (_, was), (_, wanted) = (classifier(ws) for ws in (edited, source, reference))
+    is_now = classifier(edited)[1]
     others = [i for i in range(is_now.shape[1]) if i != index]
     return {
         "attribute": F.mse_loss(is_now[:, index], wanted[:, index]),
@@ -141,6 +143,7 @@ class ReferenceTask(Resumable):
     ):
         self.editor, self.classifier = editor.to(device), classifier.to(device).eval().requires_grad_(False)
         self.index, self.ws, self.batch, self.seed, self.device = index, ws, batch, seed, device
+        self.embeddings = self._embed(ws)
         self.optimizer = torch.optim.Adam(editor.parameters(), lr=lr, weight_decay=decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
 
@@ -151,8 +154,8 @@ class ReferenceTask(Resumable):
     def step(self, step: int) -> dict[str, float]:
         """One update."""
         self.editor.train()
-        source, reference = self.ws[self.positions(step)].to(self.device).chunk(2)
-        parts = losses(self.classifier, self.editor(source, reference), source, reference, self.index)
+        where = self.positions(step)
+        parts = self._losses(self.ws[where], self.embeddings[where])
         loss = sum(parts.values())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -164,6 +167,14 @@ class ReferenceTask(Resumable):
     def validate(self, ws: Float[Tensor, "n num_ws w_dim"]) -> dict[str, float]:
         """Losses on held-out codes, the second half being references of the first."""
         self.editor.eval()
-        source, reference = ws[: 2 * (len(ws) // 2)].to(self.device).chunk(2)
-        parts = losses(self.classifier, self.editor(source, reference), source, reference, self.index)
-        return {f"val_{name}": part.item() for name, part in parts.items()}
+        even = ws[: 2 * (len(ws) // 2)]
+        return {f"val_{name}": part.item() for name, part in self._losses(even, self._embed(even)).items()}
+
+    def _losses(self, ws: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
+        (source, reference), (was, wanted) = (part.to(self.device).chunk(2) for part in (ws, embeddings))
+        return losses(self.classifier, self.editor(source, reference), source, was, wanted, self.index)
+
+    @torch.no_grad()
+    def _embed(self, ws: Tensor) -> Tensor:
+        """The classifier's embeddings of codes, which no update changes."""
+        return torch.cat([self.classifier(part.to(self.device))[1].to(ws.device) for part in ws.split(EMBEDDED)])

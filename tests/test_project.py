@@ -89,6 +89,19 @@ def test_package_is_flat_and_imports_nothing_heavy_twice():
         assert lines[0].startswith('"""'), module
 
 
+def test_modules_are_imported_when_they_are_asked_for():
+    """`import stx` alone opens the front door and every module; torch is not waited for before it is needed."""
+    code = """
+import sys, stx, stx.notebooks
+assert "torch" not in sys.modules
+assert stx.shards.load_codes and stx.load
+for name in ("nothing", "__path"):
+    assert not hasattr(stx, name), name
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebook_parameters_are_typed_and_explained(path):
     assert {"domain", "seed", "device", "out", "smoke"} <= set(notebooks.parameters(path))
