@@ -29,7 +29,7 @@ from tqdm import tqdm
 from stx import avatars, images
 from stx.training import whole_file
 
-SHARD = 512  # avatars per cache file
+SHARD = 128  # avatars per cache file
 FOLDER_SPLITS = {"train": 0.80, "val": 0.05, "test": 0.15}
 SIZES = {  # side of the generator's square picture; height and width of what the encoder sees
     "avatars": (avatars.RESOLUTION, (avatars.RESOLUTION, avatars.RESOLUTION)),

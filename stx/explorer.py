@@ -23,6 +23,7 @@ from stx.pipeline import Pipeline
 from stx.reference_editing import ReferenceEditor
 
 SAMPLED = 2048  # codes on which methods other than label editing are fitted
+OFFERED = 1024  # test pictures to choose from
 EDITOR_CODES = 512  # pictures whose codes train a reference editor
 SHOWN = 256  # pixels of a picture on the page, at least
 AT_ONCE = ("first order", "second order")  # methods that need no fitting
@@ -95,7 +96,7 @@ class Explorer:
         self.classifier: nn.Module = self.pipe.network("latent_classifier")
         self.judge: nn.Module = self.pipe.network("classifier")
         self.attributes: tuple[str, ...] = self.classifier.attributes
-        self.test = self.pipe.domain.split("test")
+        self.test = self.pipe.domain.split("test", OFFERED)
         self.state = State(domain=str(domain), tokens=(0, self.pipe.generator.num_ws - 1))
         self.watch: Callable[[float], None] = lambda share: None
         self._past: list[State] = []

@@ -125,6 +125,7 @@ def tune(
     The loss is L2 + LPIPS, as in the public code, which also gives rate, steps and the LPIPS that is `enough`.
     """
     tuned, drawn, curves = [], [], []
+    loss = InversionLoss(loss.perceptual, None)  # identity is no part of it
     for target, pivot in progress(list(zip(image, pivots, strict=True)), desc="tuning", unit="picture"):
         own = copy.deepcopy(generator).requires_grad_(True)
         optimizer = torch.optim.Adam(own.parameters(), lr=lr)

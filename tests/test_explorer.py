@@ -96,7 +96,7 @@ def test_sources(fresh):
 def test_states_that_make_no_sense_are_told_and_change_nothing(fresh):
     state = fresh.state
     cases = [
-        ({"number": 9999}, "test picture 9999: there are 0 to 2047"),
+        ({"number": 9999}, "test picture 9999: there are 0 to 1023"),
         ({"source": "moon"}, "unknown source 'moon'"),
         ({"strengths": {"Smilling": 1.0}}, "did you mean Smiling"),
         ({"source": "upload", "name": "gone.png"}, "'gone.png' is not here"),
