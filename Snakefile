@@ -18,7 +18,7 @@ SEED = config.get("seed", 0)
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 PICTURES = "00_domain"  # draws the pictures that most others read, with a process per core: they wait for it
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
-LONG = "04_inversion_table|08_attribute_dependency"  # begun first, so that short ones end the run
+LONG = "04_inversion_table|07_reference_editing|08_attribute_dependency"  # begun first, so that short ones end the run
 HAS_RUNS = {name for name in NOTEBOOKS if "runs" in parameters(f"notebooks/{name}.ipynb")}
 
 

@@ -26,7 +26,7 @@ from stx.stylespace import StyleSpace
 Edit = Callable[[float], Tensor | dict[str, Tensor]]
 Method = Callable[[Tensor, int, float], Edit]
 SEARCHED = 2  # codes on which strengths are found
-TRIED = 8  # codes on which attributes are tried
+TRIED = 16  # codes on which attributes are tried
 COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
 
 

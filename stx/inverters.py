@@ -158,7 +158,7 @@ def cost(inverter: Inverter, pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) ->
     """
     image, net = image.to(pipe.device), inverter.net
     if net is None:
-        clock = partial(metrics.seconds, device=pipe.device, repeats=3, warm_up=1)
+        clock = partial(metrics.seconds, device=pipe.device, repeats=1, warm_up=1)
         size, operations, seconds = float("nan"), *(_whole_search(inverter, image, of) for of in (metrics.flops, clock))
     else:
         call = partial(net.invert, image, pipe.generator, pipe.domain.view)
