@@ -32,9 +32,8 @@ explore: $(VENV)/installed
 recording: $(VENV)/installed
 	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/test_browser.py -k recording
 
-# two files of tests at a time, each on one thread: half the time of one after the other on two
 test: $(VENV)/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -18,7 +18,8 @@ SEED = config.get("seed", 0)
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 PICTURES = "00_domain"  # draws the pictures that most others read, with a process per core: they wait for it
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
-LONG = "04_inversion_table|07_reference_editing|08_attribute_dependency"  # begun first, so that short ones end the run
+# The longest is begun first and short ones end the run, so that no core waits for another
+LONGEST, LONG = "04_inversion_table", "01_generator|03_inversion_quality|07_reference_editing|08_attribute_dependency"
 HAS_RUNS = {name for name in NOTEBOOKS if "runs" in parameters(f"notebooks/{name}.ipynb")}
 
 
@@ -52,7 +53,7 @@ rule notebook:
     output:
         touch(RUNS + "/done/{name}"),
     wildcard_constraints:
-        name=rf"(?!({LONG}))\d\d_\w+",
+        name=rf"(?!({LONGEST}|{LONG}))\d\d_\w+",
     log:
         notebook=RUNS + "/{name}.ipynb",
     params:
@@ -72,7 +73,13 @@ rule notebook:
         "{params.python} -m stx.notebooks {input.notebook} --out {log.notebook} {params.given}"
 
 
-use rule notebook as notebook_first with:
+use rule notebook as notebook_long with:
     priority: 10
     wildcard_constraints:
         name=LONG,
+
+
+use rule notebook as notebook_longest with:
+    priority: 20
+    wildcard_constraints:
+        name=LONGEST,

@@ -25,7 +25,7 @@ from stx.stylespace import StyleSpace
 
 Edit = Callable[[float], Tensor | dict[str, Tensor]]
 Method = Callable[[Tensor, int, float], Edit]
-SEARCHED = 2  # codes on which strengths are found
+SEARCHED = 4  # codes on which strengths are found
 TRIED = 16  # codes on which attributes are tried
 COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
 

@@ -23,7 +23,7 @@ from stx.metrics import mean_interval
 
 BINS = (0.25, 0.75, 1.25, 1.75, 2.25)  # edges of achieved target change, in standard deviations of the logit
 FARTHEST = 2.0  # mean target change at which strengths end
-DOUBLINGS = 12
+DOUBLINGS = 7  # to 64 times the first strength: beyond lie no codes that draw a face
 PEAK = 0.1  # a fall of the target change by this says that the peak is passed
 
 
@@ -76,7 +76,7 @@ def strengths(
 ) -> np.ndarray:
     """`count` equal steps of strength up to where the mean target change `achieved(strength)` reaches `most` sigmas.
 
-    Found by doubling from `first`, at most 12 times; where the change falls again before, its peak is the end.
+    Found by doubling from `first`, at most `DOUBLINGS` times; where the change falls again before, its peak is the end.
     """
     best, last = -np.inf, first
     for power in range(DOUBLINGS):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stx import images, metrics
 from stx.domains import Dataset
 from stx.figures import progress
-from stx.perceptual import load_lpips, vgg16_features
+from stx.perceptual import load_lpips, real_features, vgg16_features
 from stx.pipeline import Codes, Pipeline, split_codes
 
 BATCH = 64
@@ -98,9 +98,11 @@ def measure(
         }
         numbers = {name: value.cpu().numpy() for name, value in scores.items()}
         rows.append(pd.DataFrame({"picture": [data.names[j] for j in part]} | numbers))
-        for name, picture in (("real", real), ("inverted", again))[known is not None :]:
-            sets[name].append(vgg16_features(vgg, picture).cpu().double().numpy())
-            sets[f"{name}_patches"].append(metrics.swd_projections(picture))
+        sets["inverted"].append(vgg16_features(vgg, again).cpu().double().numpy())
+        sets["inverted_patches"].append(metrics.swd_projections(again))
+        if known is None:
+            sets["real"].append(real_features(vgg, real).astype(np.float64))
+            sets["real_patches"].append(metrics.swd_projections(real))
     if known is not None:
         sets |= {name: known[name] for name in ("real", "real_patches")}
     return pd.concat(rows, ignore_index=True), sets

@@ -77,7 +77,7 @@ def save_figure(figure: Figure, name: str, folder: str | Path, record: dict) -> 
     folder.mkdir(parents=True, exist_ok=True)
     commit = f"stx {record['commit'][:12]}"
     with whole_file(folder / f"{name}.png") as part:
-        figure.savefig(part, format="png", metadata={"Software": commit}, pil_kwargs={"optimize": True})
+        figure.savefig(part, format="png", metadata={"Software": commit})
     with whole_file(folder / f"{name}.pdf") as part:
         figure.savefig(part, format="pdf", metadata={"CreationDate": None, "Creator": commit})
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))

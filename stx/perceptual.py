@@ -9,10 +9,12 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.domains import cache_dir, save_array
 from stx.pickles import WeightsError, as_array, read_pickle
 
 BACKBONES = {  # file, SHA-256, tree name
@@ -70,3 +72,21 @@ def load_lpips(kind: str = "alex", device: str = "cpu") -> nn.Module:
 def vgg16_features(net: nn.Module, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 512"]:
     """Spatial means of VGG16's last convolution (relu5_3) for pictures in [-1, 1]: the features of FD-VGG16."""
     return net.net(net.scaling_layer(image))[-1].mean((2, 3))
+
+
+def real_features(net: nn.Module, image: Float[Tensor, "b 3 h w"]) -> Float[np.ndarray, "b 512"]:
+    """`vgg16_features` of real pictures, float32, kept on disk by the pictures' bytes.
+
+    Every method and every generator of a domain is held against the same real pictures, whose features cost most of a
+    Fréchet distance.
+    """
+    told = f"{torch.__version__} {image.device.type} {tuple(image.shape)}".encode()
+    key = hashlib.sha256(told + image.cpu().numpy().tobytes()).hexdigest()[:24]
+    path = cache_dir() / "vgg16" / f"{key}.npy"
+    try:
+        return np.load(path)
+    except (OSError, ValueError):  # not there, or cut off
+        found = vgg16_features(net, image).cpu().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_array(path, found)
+    return found

@@ -22,7 +22,7 @@ from stx.identity import IdentityNet, IdentityTask, redrawn, verification
 from stx.inversion import InversionLoss, InversionTask
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
 from stx.methods import METHODS, build_encoder
-from stx.perceptual import load_lpips, vgg16_features
+from stx.perceptual import load_lpips, real_features, vgg16_features
 from stx.projected import ProjectedDiscriminator
 from stx.reference_editing import ReferenceEditor, ReferenceTask
 from stx.stylegan2 import Discriminator, Generator
@@ -395,11 +395,14 @@ def sample_images(
 
 
 def features(pictures: Dataset | torch.Tensor, *, device: str = "cpu", batch: int = 64) -> np.ndarray:
-    """VGG16 features of a data set or of pictures in [-1, 1], `[n, 512]` (see `stx.perceptual.vgg16_features`)."""
+    """VGG16 features of a data set (kept on disk) or of pictures in [-1, 1], `[n, 512]`; see `stx.perceptual`."""
     net = load_lpips("vgg", device)
-    get: Callable = pictures.batch if isinstance(pictures, Dataset) else lambda part: pictures[list(part)]
     parts = [range(i, min(i + batch, len(pictures))) for i in range(0, len(pictures), batch)]
-    return torch.cat([vgg16_features(net, get(part).to(device)).cpu() for part in parts]).double().numpy()
+    if isinstance(pictures, Dataset):
+        found = [real_features(net, pictures.batch(part).to(device)) for part in parts]
+    else:
+        found = [vgg16_features(net, pictures[list(part)].to(device)).cpu().numpy() for part in parts]
+    return np.concatenate(found).astype(np.float64)
 
 
 def _train(task, recipe, folder, config, **kwargs) -> pd.DataFrame:

