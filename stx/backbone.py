@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.ops import PointwiseConv2d
+
 IR_SE50 = {"widths": (64, 128, 256, 512), "units": (3, 4, 14, 3)}
 SE_REDUCTION = 16
 
@@ -36,7 +38,7 @@ class IRSEUnit(nn.Module):
         if in_channels == channels:
             self.shortcut_layer = nn.MaxPool2d(1, stride)
         else:
-            shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            shortcut = PointwiseConv2d(in_channels, channels, stride)
             self.shortcut_layer = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(in_channels),

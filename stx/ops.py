@@ -59,6 +59,19 @@ def fused_leaky_relu(x: Tensor, bias: Tensor | None = None, *, slope: float = LE
     return F.leaky_relu(x, slope) * gain
 
 
+def conv2d(
+    x: Float[Tensor, "b i h w"], weight: Float[Tensor, "o i k k"], *, stride: int = 1, padding: int = 0
+) -> Float[Tensor, "b o out_h out_w"]:
+    """`F.conv2d`, with the pixels that a strided 1x1 convolution sees chosen before it.
+
+    The strided 1x1 convolution of oneDNN writes past its workspace in the backward pass when a channels-last map has
+    fewer than 8 channels on AVX2 (uxlfoundation/oneDNN issue 6035): training crashed, or gave other numbers each time.
+    """
+    if weight.shape[-1] == 1:
+        x, stride = x[:, :, ::stride, ::stride], 1
+    return F.conv2d(x, weight, stride=stride, padding=padding)
+
+
 def modulated_conv2d(
     x: Float[Tensor, "b i h w"],
     weight: Float[Tensor, "o i k k"],
@@ -142,7 +155,17 @@ class EqualConv2d(nn.Module):
         self.scale, self.stride, self.padding = 1 / math.sqrt(in_channels * kernel_size**2), stride, padding
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o out_h out_w"]:
-        return F.conv2d(x, self.weight * self.scale, stride=self.stride, padding=self.padding)
+        return conv2d(x, self.weight * self.scale, stride=self.stride, padding=self.padding)
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution without bias, of every `stride`-th pixel."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o out_h out_w"]:
+        return conv2d(x, self.weight, stride=self.stride[0])
 
 
 class FusedLeakyReLU(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stx.backbone import IRSE, upsample_add
 from stx.encoder import Encoder
-from stx.ops import EqualLinear
+from stx.ops import EqualLinear, PointwiseConv2d
 from stx.stylegan2 import Generator
 
 MIDDLE, FINE = 3, 7  # the first tokens of the middle and of the fine map
@@ -52,7 +52,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage and not i else 1
                 shortcut = None
                 if stride != 1 or last != width:
-                    shortcut = nn.Sequential(nn.Conv2d(last, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+                    shortcut = nn.Sequential(PointwiseConv2d(last, width, stride), nn.BatchNorm2d(width))
                 self.body.append(BasicBlock(last, width, stride, shortcut))
                 last = width
 

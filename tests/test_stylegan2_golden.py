@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stx.ops import fused_leaky_relu, modulated_conv2d, upfirdn2d
+from stx.ops import conv2d, fused_leaky_relu, modulated_conv2d, upfirdn2d
 from stx.stylegan2 import Discriminator, Generator, StyledConv, ToRGB
 from tests.golden import assert_golden, case, fill, image, normal
 
@@ -38,6 +38,16 @@ def test_fused_leaky_relu(tag):
     grads = torch.autograd.grad(y, list(inputs.values()), t["g"])
     got = {"y": y} | dict(zip(inputs, grads, strict=True))
     assert_golden("fused_leaky_relu", {f"{tag}/{k}": v for k, v in got.items()})
+
+
+def test_strided_pointwise_convolution_of_few_channels():
+    """What oneDNN gets wrong on AVX2, sometimes with a crash (its issue 6035)."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight, g = torch.randn(8, 3, 1, 1, requires_grad=True), torch.randn(4, 8, 8, 8)
+    expected = torch.autograd.grad(torch.einsum("bihw,oi->bohw", x[..., ::2, ::2], weight[..., 0, 0]), (x, weight), g)
+    for _ in range(20):
+        torch.testing.assert_close(torch.autograd.grad(conv2d(x, weight, stride=2), (x, weight), g), expected)
 
 
 @pytest.mark.parametrize("tag", tags("modulated_conv2d"))
