@@ -67,7 +67,7 @@ def conv2d(
     The strided 1x1 convolution of oneDNN writes past its workspace in the backward pass when a channels-last map has
     fewer than 8 channels on AVX2 (uxlfoundation/oneDNN issue 6035): training crashed, or gave other numbers each time.
     """
-    if weight.shape[-1] == 1:
+    if weight.shape[-1] == 1 and not padding:
         x, stride = x[:, :, ::stride, ::stride], 1
     return F.conv2d(x, weight, stride=stride, padding=padding)
 
@@ -94,7 +94,7 @@ def modulated_conv2d(
         x = up_conv2d(x, weight, fir)
     elif down:
         slack = fir.shape[0] - 2 + (k - 1)
-        x = F.conv2d(upfirdn2d(x, fir, pad=((slack + 1) // 2, slack // 2) * 2), weight, stride=2)
+        x = conv2d(upfirdn2d(x, fir, pad=((slack + 1) // 2, slack // 2) * 2), weight, stride=2)
     else:
         x = F.conv2d(x, weight, padding=k // 2)
     if demodulate:

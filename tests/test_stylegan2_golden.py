@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stx.ops import conv2d, fused_leaky_relu, modulated_conv2d, upfirdn2d
 from stx.stylegan2 import Discriminator, Generator, StyledConv, ToRGB
@@ -48,6 +49,8 @@ def test_strided_pointwise_convolution_of_few_channels():
     expected = torch.autograd.grad(torch.einsum("bihw,oi->bohw", x[..., ::2, ::2], weight[..., 0, 0]), (x, weight), g)
     for _ in range(20):
         torch.testing.assert_close(torch.autograd.grad(conv2d(x, weight, stride=2), (x, weight), g), expected)
+    padded = F.conv2d(x, weight, stride=2, padding=1)
+    torch.testing.assert_close(conv2d(x, weight, stride=2, padding=1), padded)
 
 
 @pytest.mark.parametrize("tag", tags("modulated_conv2d"))
