@@ -311,13 +311,18 @@ def _folder_split(name: str) -> str:
 def _read_labels(path: Path, names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
     if not path.is_file():
         return (), None
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    if len(header) < 2 or header[0] != "file":
-        raise DomainError(f"{path}: the first line must be 'file' and then one attribute name per column")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header, *rows = [[cell.strip() for cell in row] for row in csv.reader(file)] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DomainError(f"{path}: not a CSV file in UTF-8 ({error}); save it as one") from None
+    if len(header) < 2 or header[0] != "file" or len(set(header)) < len(header) or "" in header:
+        raise DomainError(f"{path}: the first line must be 'file', then one attribute name per column, all different")
     table = {}
     for number, row in enumerate(rows, start=2):
-        if len(row) != len(header) or any(not re.fullmatch(r"-1|0|1", cell.strip()) for cell in row[1:]):
+        if not any(row):
+            continue
+        if len(row) != len(header) or any(not re.fullmatch(r"-1|0|1", cell) for cell in row[1:]):
             raise DomainError(f"{path}, line {number}: expected a file name and {len(header) - 1} values of 0 or 1")
         table[row[0]] = [int(cell) > 0 for cell in row[1:]]
     missing = [name for name in names if name not in table]

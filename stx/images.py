@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".avif", ".jp2")
+UNREADABLE = (".heic", ".heif")  # pictures that Pillow cannot read: taken up so that they are refused by name
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded
 
 
@@ -81,11 +82,12 @@ def save_image(image: UInt8[np.ndarray, "h w 3"], path: str | Path) -> None:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The picture files below a folder, sorted by name. Raises `ImageError` when there are none."""
+    """The picture files below a folder, sorted, without hidden ones. Raises `ImageError` when there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES + UNREADABLE and p.is_file())
+    files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not files:
         raise ImageError(f"{folder}: no pictures in this folder (looked for {', '.join(SUFFIXES)})")
     return files

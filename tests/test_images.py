@@ -131,10 +131,24 @@ def test_folder_is_a_domain(folder):
     assert set(splits["train"].names) <= set(moved.names)
 
 
+def test_pictures_of_a_folder(tmp_path, picture):
+    for name in ("b.PPM", "sub/a.gif", "c.avif", "d.jp2"):
+        images.save_image(picture, tmp_path / name)
+        assert images.read_image(tmp_path / name).shape == picture.shape
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for hidden in ("._b.png", ".ipynb_checkpoints/b.png", "sub/.trash/b.png"):
+        images.save_image(picture, tmp_path / hidden)
+    (tmp_path / "notes.txt").touch()
+    found = [file.relative_to(tmp_path).as_posix() for file in images.list_images(tmp_path)]
+    assert found == ["b.PPM", "c.avif", "d.jp2", "phone.heic", "sub/a.gif"]
+    with pytest.raises(images.ImageError, match=r"phone\.heic: not a picture that Pillow can read"):
+        images.read_image(tmp_path / "phone.heic")
+
+
 def test_folder_labels(folder):
     names = [f"{i % 3}/{i:02d}.png" for i in range(60)]
     rows = "".join(f"{n},{i % 2},-1\n" for i, n in enumerate(names))
-    (folder / "labels.csv").write_text("file,Smiling,Hat\n" + rows)
+    (folder / "labels.csv").write_text("file, Smiling,Hat\n" + rows + "\n")
     domain = domains.load(folder, resolution=16)
     data = domain.split("train")
     assert domain.attributes == ("Smiling", "Hat")
@@ -149,10 +163,13 @@ def test_folder_labels(folder):
         ("file,Smiling\n0/00.png,2\n", "line 2"),
         ("file,Smiling\n0/00.png,1\n", "no labels for"),
         ("", "first line"),
+        ("file,Smiling,Smiling\n0/00.png,1,1\n", "all different"),
+        ("file,Smiling,\n0/00.png,1,1\n", "one attribute name"),
+        (b"file,R\xf6te\n", "UTF-8"),
     ],
 )
 def test_faulty_labels_are_explained(folder, text, match):
-    (folder / "labels.csv").write_text(text)
+    (folder / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(domains.DomainError, match=match):
         domains.load(folder)
 
