@@ -26,7 +26,7 @@ from stx import domains, images, metrics, parallel, pipeline, recipes, shards
 from stx.backbone import IR_SE50
 from stx.ops import EPSILON, LEAKY_GAIN, LEAKY_SLOPE
 from stx.style_transformer import StyleTransformer
-from stx.stylegan2 import Generator, ModulatedConv2d, StyledConv
+from stx.stylegan2 import Generator, ModulatedConv2d, StyledConv, resolutions
 
 REPEATS = 5
 MATRIX = 2048  # side of the plain matrix product that stands for what the machine can do
@@ -109,6 +109,8 @@ def measure(size: int, form: str, *, threads: int, seed: int = 0, repeats: int =
 
 def compare(sizes: list[int], *, threads: int) -> pd.DataFrame:
     """Both forms at each size, every case in a process of its own so that memory is its own, one after the other."""
+    for size in sizes:
+        resolutions(size)  # refuses what no generator draws, before anything is measured
     rows = []
     for size in sizes:
         found = {form: _alone(size, form, threads) for form in ("public", "stx", "both")}

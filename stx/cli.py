@@ -41,6 +41,13 @@ def main(words: list[str] | None = None) -> int:
         return 2
 
 
+def _count(word: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
+    return int(word)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stx", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -52,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--encoder", default="style_transformer", help="its folder: psp, e4e, restyle_psp, ...")
     invert.add_argument("--align", action="store_true", help="photographs: invert each face, aligned as FFHQ's")
     invert.add_argument("--codes-only", action="store_true", help="draw nothing")
-    invert.add_argument("--shard", type=int, default=shards.SHARD, metavar="N", help="codes in a file")
+    invert.add_argument("--shard", type=_count, default=shards.SHARD, metavar="N", help="codes in a file")
     invert.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     invert.set_defaults(command=_invert)
 
@@ -60,10 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("network", choices=["generator", "encoder"])
     train.add_argument("domain", help="a folder of pictures, ffhq or cars")
     train.add_argument("--method", default="style_transformer", choices=list(METHODS), help="of the encoder")
-    train.add_argument("--steps", type=int, help="updates in all (default: of the avatars)")
+    train.add_argument("--steps", type=_count, help="updates in all (default: of the avatars)")
     train.add_argument("--compared", action="store_true", help="with the sizes and the budget of the table of encoders")
-    train.add_argument("--batch", type=int, help="pictures per update, of all processes together (default: 16)")
-    train.add_argument("--accumulate", type=int, help="parts in which an encoder's batch is computed, to save memory")
+    train.add_argument("--batch", type=_count, help="pictures per update, of all processes together (default: 16)")
+    train.add_argument(
+        "--accumulate", type=_count, help="parts in which an encoder's batch is computed, to save memory"
+    )
     train.add_argument("--precision", choices=list(PRECISIONS), help="of an encoder's forward pass")
     train.add_argument("--resolution", type=int, help="side of a new generator's pictures (default 64)")
     train.add_argument("--seed", type=int, default=0)
@@ -76,16 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     listed.set_defaults(command=_weights)
 
     timed = commands.add_parser("bench", help="seconds and memory at full size, beside the public form")
-    timed.add_argument("--sizes", type=int, nargs="+", default=[256, 1024], metavar="PIXELS")
-    timed.add_argument("--processes", type=int, nargs="+", metavar="N", help="instead: avatars with so many processes")
-    timed.add_argument("--threads", type=int, default=torch.get_num_threads())
+    timed.add_argument("--sizes", type=_count, nargs="+", default=[256, 1024], metavar="PIXELS")
+    timed.add_argument(
+        "--processes", type=_count, nargs="+", metavar="N", help="instead: avatars with so many processes"
+    )
+    timed.add_argument("--threads", type=_count, default=torch.get_num_threads())
     timed.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="gets bench.csv and bench.md")
     timed.set_defaults(command=_bench)
 
     aligned = commands.add_parser("align", help="cut the faces out of photographs as FFHQ's are")
     aligned.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files or folders of them")
     aligned.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png, NAME-face2.png, ...")
-    aligned.add_argument("--size", type=int, default=1024, help="side of the crops in pixels")
+    aligned.add_argument("--size", type=_count, default=1024, help="side of the crops in pixels")
     aligned.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     aligned.set_defaults(command=_align)
 

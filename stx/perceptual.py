@@ -21,6 +21,7 @@ BACKBONES = {  # file, SHA-256, tree name
     "alex": ("alexnet.ckpt", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1", "AlexNet_0"),
     "vgg": ("vgg16.ckpt", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d", "VGG16_0"),
 }
+SMALLEST = 32  # pixels: AlexNet pools smaller pictures away
 
 
 def _backbone_file(name: str) -> Path | None:

@@ -101,18 +101,22 @@ class ProjectedDiscriminator(nn.Module):
     @torch.no_grad()
     def calibrate(self, real: Float[Tensor, "b 3 h w"]) -> "ProjectedDiscriminator":
         """Gives features unit spread and all views the norm `VIEW_NORM` on these pictures; returns itself."""
-        self.feature_scale.copy_(torch.stack([1 / x.std() for x in self.features(real)]))
+        self.feature_scale.copy_(torch.stack([1 / x.std() for x in self.maps(real)]))
         norms = [x.flatten(1).norm(dim=1).mean() for x in self.views(real)]
         self.view_scale.copy_(VIEW_NORM / torch.stack(norms))
         return self
 
-    def views(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """What is judged: the halved picture, and features mixed across channels, then from coarse to fine."""
+    def maps(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Frozen features of the enlarged pictures."""
         seen = image.contiguous(memory_format=torch.channels_last)
         if self.zoom > 1:
             seen = F.interpolate(seen, scale_factor=self.zoom, mode="bilinear")
-        maps = self.features(seen)
-        maps = [mix(x * scale) for mix, x, scale in zip(self.mix_channels, maps, self.feature_scale, strict=True)]
+        return self.features(seen)
+
+    def views(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """What is judged: the halved picture, and features mixed across channels, then from coarse to fine."""
+        mixed = zip(self.mix_channels, self.maps(image), self.feature_scale, strict=True)
+        maps = [mix(x * scale) for mix, x, scale in mixed]
         for i in range(len(maps) - 2, -1, -1):
             up = F.interpolate(self.mix_scales[i](maps[i + 1]), size=maps[i].shape[2:], mode="bilinear")
             maps[i] = maps[i] + up

@@ -22,7 +22,7 @@ from stx.identity import IdentityNet, IdentityTask, redrawn, verification
 from stx.inversion import InversionLoss, InversionTask
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
 from stx.methods import METHODS, build_encoder
-from stx.perceptual import load_lpips, real_features, vgg16_features
+from stx.perceptual import SMALLEST, load_lpips, real_features, vgg16_features
 from stx.projected import ProjectedDiscriminator
 from stx.reference_editing import ReferenceEditor, ReferenceTask
 from stx.stylegan2 import Discriminator, Generator
@@ -226,8 +226,11 @@ def train_encoder(
 ) -> tuple[Encoder, pd.DataFrame]:
     """An encoder for a frozen generator, and the log with validation losses on `validation` pictures.
 
-    start: weights to go on from instead of random ones (the sizes must agree).
+    start: weights to go on from instead of random ones (the sizes must agree). Raises `ValueError` for pictures that
+    are too small for LPIPS.
     """
+    if min(domain.input_size) < SMALLEST:
+        raise ValueError(f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {SMALLEST}")
     torch.manual_seed(recipe.seed)
     encoder, extras = build_encoder(METHODS[recipe.method], generator, domain, recipe, device)
     if start is not None:

@@ -54,6 +54,34 @@ def test_folder_to_figures(toons, tmp_path, monkeypatch, capsys):
     assert "damaged: another checksum" in capsys.readouterr().out
 
 
+def test_tiny_pictures_have_a_generator_but_no_lpips(toons, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
+    train = ["--batch", "4", "--steps", "1", "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    assert cli.main(["train", "generator", str(toons), "--resolution", "16", *train]) == 0
+    assert cli.main(["train", "encoder", str(toons), *train]) == 2
+    assert "pictures of 16 pixels: LPIPS, an encoder's loss, needs 32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train generator {toons} --steps 0", "argument --steps: '0' is not a whole number of at least 1"),
+        ("train encoder {toons} --batch -3", "argument --batch: '-3' is not a whole number of at least 1"),
+        ("invert {toons} --out {out} --shard 2.5", "argument --shard: '2.5'"),
+        ("align {toons} --out {out} --size 0", "argument --size: '0'"),
+        ("bench --sizes 64 100 --out {out}", "100 is not a power of two"),
+    ],
+)
+def test_numbers_that_make_no_sense(toons, tmp_path, capsys, words, told):
+    try:
+        code = cli.main(words.format(toons=toons, out=tmp_path / "out").split())
+    except SystemExit as stop:  # how argparse refuses
+        code = stop.code
+    assert code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_splits_by_subfolder_and_bars(toons):
     folder = domains.Folder(toons, 128, (48, 64))
     train, val, test = (folder.split(name) for name in ("train", "val", "test"))

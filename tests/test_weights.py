@@ -23,7 +23,7 @@ def test_round_trip(tmp_path, tiny, name):
     assert weights.read_config(tmp_path)["notes"] == {"steps": 7}
 
 
-@pytest.mark.parametrize(("size", "zoom"), [(64, 1), (64, 2), (32, 2)])
+@pytest.mark.parametrize(("size", "zoom"), [(64, 1), (64, 2), (32, 2), (8, 16)])
 def test_projected_discriminator_keeps_its_calibration(tmp_path, size, zoom):
     real = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     net = ProjectedDiscriminator(size=size, zoom=zoom).calibrate(real)
