@@ -148,9 +148,11 @@ def _without_pictures(home: Path) -> Callable[..., Dataset]:
     return split
 
 
-def _known_split(name: str) -> None:
+def _check_split(name: str, count: int | None) -> None:
     if name not in FOLDER_SPLITS:
         raise DomainError(f"unknown split {name!r}: expected one of {', '.join(FOLDER_SPLITS)}")
+    if count is not None and count < 1:
+        raise DomainError(f"{count} pictures of the split {name!r}: at least 1")
 
 
 def data_dir() -> Path:
@@ -195,7 +197,7 @@ class AvatarCache:
 
     def split(self, name: str, count: int | None = None, *, square: bool = False) -> Dataset:
         """The first `count` avatars of a split, drawn where the cache lacks them (one process per core)."""
-        _known_split(name)
+        _check_split(name, count)
         size = avatars.SPLITS[name] if count is None else min(count, avatars.SPLITS[name])
         whole = -(-size // SHARD) * SHARD
         people = self.avatars(name, whole)
@@ -270,7 +272,7 @@ class Folder:
 
         Without any for `val`, a twentieth of `train` is held out. Raises `DomainError` for an empty split.
         """
-        _known_split(name)
+        _check_split(name, count)
         names = [self.name(file) for file in self.files]
         splits = [_folder_split(n) for n in names]
         if "val" not in splits and "train" in splits:

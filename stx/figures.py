@@ -107,8 +107,9 @@ def save_table(
 def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[str]:
     """Means and standard deviations of the tables that several folders share: `sweep_NAME.csv` in `out`; their names.
 
-    Rows belong together by their words, or by position in tables without; tables of single pictures are left out.
-    Raises `ValueError` for fewer than two folders.
+    Rows belong together by their words, or by position in tables without, and the last column says how many runs had
+    each; tables of single pictures are left out.
+    Raises `ValueError` for fewer than two folders and where they share no table.
     """
     if len(folders) < 2:
         raise ValueError(f"{len(folders)} folders: a sweep needs two or more")
@@ -124,16 +125,26 @@ def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[
         groups = stacked.groupby(words or ["row"], sort=False, dropna=False)[numbers]
         mean, sd = groups.mean(), groups.std().add_suffix(" sd")
         ordered = [c for n in numbers for c in (n, f"{n} sd")]
-        table = mean.join(sd)[ordered].reset_index()
-        note = f"Mean and standard deviation over {len(folders)} runs."
+        table = mean.join(sd)[ordered].assign(runs=groups.size()).reset_index()
+        note = (
+            f"Mean and standard deviation over those of {len(folders)} runs that have the row. A run's seed changes "
+            "what its notebooks train, sample and draw, not the shipped weights and the test pictures."
+        )
         save_table(table, f"sweep_{Path(name).stem}", out, record, note=note)
         written.append(f"sweep_{Path(name).stem}")
+    if not written:
+        raise ValueError(f"{', '.join(map(str, folders))}: no table of numbers that all of these folders have")
     return written
 
 
 def write_index(folder: str | Path) -> Path:
-    """`index.md`: every figure and table of a folder by notebook, with its parameters, commit and time."""
+    """`index.md`: every figure and table of a folder by notebook, with its parameters, commit and time.
+
+    Raises `ValueError` where there is no such folder.
+    """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
     entries: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())

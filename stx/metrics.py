@@ -51,8 +51,11 @@ def ms_ssim(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[T
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     """|mean_a - mean_b|^2 + Tr(A + B - 2 (A B)^(1/2)) for the covariances A, B (Heusel et al. 2017).
 
-    With fewer samples than dimensions it is still defined, but biased upwards: compare equal counts only.
+    With fewer samples than dimensions it is still defined, but biased upwards: compare equal counts only. Raises
+    `ValueError` for fewer than two samples.
     """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a Fréchet distance of {len(a)} and {len(b)} pictures: at least 2 of each")
     mean = np.square(a.mean(0) - b.mean(0)).sum()
     # Tr (A B)^(1/2) is the nuclear norm of A^(1/2) B^(1/2), so of the product of the centred samples
     left, right = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))

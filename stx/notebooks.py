@@ -15,7 +15,7 @@ TIMEOUT = 3 * 3600  # seconds for a cell; papermill's own default is forever
 
 
 class NotebookError(ValueError):
-    """A notebook or a parameter that does not exist; the message lists those that do."""
+    """A notebook or a parameter that does not exist, with those that do; or a cell that failed."""
 
 
 def parameters(path: str | Path) -> dict:
@@ -53,20 +53,24 @@ def parse(text: str):
 def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIMEOUT, log_output: bool = True) -> None:
     """Executes a notebook with parameters; the executed copy is `output`. Its working directory is the repository's.
 
-    Raises `NotebookError` before anything runs, or papermill's error with the cell that failed.
+    Raises `NotebookError` before anything runs, or with the error of the cell that failed.
     """
     check(path, given)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        str(path),
-        str(output),
-        parameters=given,
-        cwd=str(Path(__file__).parent.parent),
-        kernel_name="python3",
-        execution_timeout=timeout,
-        log_output=log_output,
-        progress_bar=False,
-    )
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(output),
+            parameters=given,
+            cwd=str(Path(__file__).parent.parent),
+            kernel_name="python3",
+            execution_timeout=timeout,
+            log_output=log_output,
+            progress_bar=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        told = f"{path}, cell {error.exec_count}: {error.ename}: {error.evalue}; its traceback is in {output}"
+        raise NotebookError(told) from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """`stx run`."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # papermill logs what cells print
-    given = {name: parse(value) for name, value in options.parameter}
+    words = {name for name, default in parameters(options.notebook).items() if isinstance(default, str)}
+    given = {name: value if name in words else parse(value) for name, value in options.parameter}
     run(options.notebook, options.out, given, timeout=options.timeout)
     print(f"executed copy: {options.out}")
     return 0

@@ -23,7 +23,7 @@ def test_index_shows_every_figure_and_table_with_its_record(tmp_path):
     assert "[table](03_long.md)" in text
 
 
-def test_sweep_is_mean_and_sd_by_row(tmp_path):
+def test_sweep_is_mean_and_sd_by_row(tmp_path, capsys):
     record = figures.provenance(notebook="x")
     for seed, values in enumerate(([1.0, 10.0], [3.0, 10.0])):
         table = pd.DataFrame({"metric": ["L2", "ID"], "value": values})
@@ -34,14 +34,26 @@ def test_sweep_is_mean_and_sd_by_row(tmp_path):
         rows = pd.MultiIndex.from_product([range(10), range(10)], names=["method", "metric"])
         long = pd.DataFrame({"value": float(seed)}, index=rows).reset_index().astype({"method": str, "metric": str})
         figures.save_table(long, "04_table", tmp_path / str(seed), record)
+        verdict = pd.DataFrame({"claim": ["nearer"], "verdict": [("holds", "undecided")[seed]], "difference": [1.0]})
+        figures.save_table(verdict, "claims", tmp_path / str(seed), record)
     figures.save_table(table, "only_here", tmp_path / "0", record)
     out = tmp_path / "out"
     assert cli.main(["sweep", str(tmp_path / "0"), str(tmp_path / "1"), "--out", str(out)]) == 0
-    assert sorted(p.name for p in out.glob("*.csv")) == ["sweep_03_quality.csv", "sweep_04_table.csv"]
+    assert sorted(p.name for p in out.glob("*.csv")) == [
+        "sweep_03_quality.csv",
+        "sweep_04_table.csv",
+        "sweep_claims.csv",
+    ]
     assert pd.read_csv(out / "sweep_04_table.csv")["value"].tolist() == [0.5] * 100
     got = pd.read_csv(out / "sweep_03_quality.csv").set_index("metric")
-    assert got.loc["L2"].tolist() == pytest.approx([2.0, 2**0.5])
-    assert got.loc["ID"].tolist() == pytest.approx([10.0, 0.0])
+    assert got.loc["L2"].tolist() == pytest.approx([2.0, 2**0.5, 2])
+    assert got.loc["ID"].tolist() == pytest.approx([10.0, 0.0, 2])
+    claims = pd.read_csv(out / "sweep_claims.csv").set_index("verdict")
+    assert claims["runs"].to_dict() == {"holds": 1, "undecided": 1}  # told apart, and said to be of one run each
+    assert cli.main(["sweep", str(tmp_path / "0"), str(tmp_path / "nowhere"), "--out", str(out)]) == 2
+    assert "no table of numbers" in capsys.readouterr().err
+    assert cli.main(["index", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
     with pytest.raises(ValueError, match="1 folders: a sweep needs two"):
         figures.sweep([tmp_path / "0"], out, record)
 

@@ -183,6 +183,13 @@ def test_unknown_domains(tmp_path):
         domains.load("avatars").split("training")
 
 
+def test_a_split_of_no_pictures_is_refused(folder):
+    for domain in (domains.load("avatars"), domains.load(folder, resolution=16)):
+        for count in (0, -2):
+            with pytest.raises(domains.DomainError, match=f"{count} pictures of the split 'test': at least 1"):
+                domain.split("test", count)
+
+
 @pytest.mark.parametrize(("n", "batch"), [(10, 4), (7, 7), (3, 8), (5, 1)])
 def test_batches_go_through_every_epoch(n, batch):
     steps = 6 * n

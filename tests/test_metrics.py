@@ -35,6 +35,8 @@ def test_frechet_distance_equals_the_textbook_formula():
     assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     few = random.randn(5, 30)
     assert metrics.frechet_distance(few, few + 2) == pytest.approx(4 * 30)
+    with pytest.raises(ValueError, match="1 and 5 pictures: at least 2"):
+        metrics.frechet_distance(a[:1], a[:5])
 
 
 def test_laplacian_pyramid_adds_up(pictures):

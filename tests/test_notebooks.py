@@ -71,6 +71,19 @@ def test_unknown_and_mistyped_parameters_are_errors(tmp_path, capsys):
     assert not (tmp_path / "x.ipynb").exists()
 
 
+def test_a_failed_cell_is_told_in_one_line(tmp_path, capsys):
+    """A domain called 2024 is a word, not a number; the executed copy keeps the traceback."""
+    out = tmp_path / "x.ipynb"
+    words = ["run", str(ROOT / "notebooks" / "00_domain.ipynb"), "--out", str(out), "-p", "domain", "2024"]
+    assert cli.main(words) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stx: ")]
+    assert len(told) == 1
+    assert "00_domain.ipynb, cell " in told[0]
+    assert "DomainError: unknown domain '2024': expected avatars" in told[0]
+    assert str(out) in told[0]
+    assert "Traceback" in out.read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("true", True), ("False", False), ("3", 3), ("1e-3", 1e-3), ("avatars", "avatars"), ("a/b", "a/b")],
