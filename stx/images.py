@@ -34,7 +34,7 @@ def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{name}: {image.width} x {image.height} pixels is too large; shrink it first")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
     except ImageError:
         raise
     except FileNotFoundError:
@@ -45,7 +45,9 @@ def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
         raise ImageError(f"{name}: damaged or incomplete picture ({error}); fetch or export it again") from None
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """An opened picture of any mode as uint8 RGB `[h, w, 3]`, upright (see `read_image`)."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         wide = np.asarray(image, dtype=np.float64)
         levels = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535) if image.mode == "F" else (255, 65535)

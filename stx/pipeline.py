@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
 from stx import domains, images, parallel, weights
@@ -16,6 +17,7 @@ from stx.pickles import WeightsError
 from stx.stylegan2 import Generator
 
 BATCH = 64
+LARGEST = 10.0  # a generator overshoots [-1, 1] by less; more is another range, such as 0..255
 VIEWED = 8  # pictures drawn at full size at a time
 
 Codes = Tensor | dict[str, Tensor]  # W+ codes, or StyleSpace vectors by layer
@@ -56,20 +58,20 @@ class Pipeline:
     folder: Path = field(default_factory=domains.data_dir)
 
     def images(self, pictures) -> Float[Tensor, "b 3 h w"]:
-        """Pictures of any kind as the encoder takes them: paths, uint8 `[h, w, 3]` arrays, or a tensor in [-1, 1].
+        """Pictures of any kind as the encoder takes them, at the domain's `input_size`.
 
-        Files and arrays are resized to the domain's `input_size`. Raises `ImageError` naming an unusable one.
+        pictures: one or several of paths of files and folders, PIL images and uint8 `[h, w, 3]` arrays; or floats in
+        [-1, 1] `[b, 3, h, w]` of that size. Raises `ImageError` naming an unusable file, `ValueError` for the rest.
         """
         height, width = self.domain.input_size
         if isinstance(pictures, Tensor):
             if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, height, width):
                 raise ValueError(f"pictures of shape {tuple(pictures.shape)}: expected [batch, 3, {height}, {width}]")
-            if not pictures.is_floating_point():
-                raise ValueError(f"pictures of type {pictures.dtype}: expected floats in [-1, 1]")
+            if not pictures.is_floating_point() or not (pictures.abs() <= LARGEST).all():
+                raise ValueError(f"pictures of type {pictures.dtype} or range: expected floats in [-1, 1]")
             return pictures.to(self.device)
-        if isinstance(pictures, str | Path) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
-            pictures = [pictures]
-        arrays = [p if isinstance(p, np.ndarray) else images.read_image(p) for p in pictures]
+        one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
+        arrays = [array for picture in ([pictures] if one else pictures) for array in _arrays(picture)]
         if not arrays:
             raise ValueError("no pictures given")
         return images.to_tensor(np.stack([images.resize(a, height, width) for a in arrays])).to(self.device)
@@ -134,6 +136,17 @@ def load(
     found = domains.load(domain, resolution=generator.size)
     check_fit(generator, net, found)
     return Pipeline(found, generator, net, device, folder)
+
+
+def _arrays(picture) -> list[np.ndarray]:
+    if isinstance(picture, str | Path):
+        return [images.read_image(path) for path in names_of([picture])]
+    if isinstance(picture, Image.Image):
+        return [images.to_rgb(picture)]
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"a picture of {array.dtype} {array.shape}: expected a path, a PIL image or uint8 [h, w, 3]")
+    return [array]
 
 
 def check_fit(generator: Generator, encoder: nn.Module, domain: domains.Domain) -> None:

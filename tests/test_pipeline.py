@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import stx
 from stx import cli, images, pipeline, weights
@@ -45,8 +46,12 @@ def test_pictures_of_any_kind(pipe, photos):
     path = photos / "03.png"
     array = images.read_image(path)
     expected = images.to_tensor(images.resize(array, SIZE, SIZE))[None]
-    for given in (path, str(path), array, [path], [array]):
+    pil = Image.open(path)
+    for given in (path, str(path), array, [path], [array], array[None], pil, [pil], pil.convert("RGBA")):
         torch.testing.assert_close(pipe.images(given), expected)
+    torch.testing.assert_close(pipe.images(photos)[3:4], expected)
+    grey = pipe.images(pil.convert("L"))
+    assert torch.equal(grey[:, :1].expand(-1, 3, -1, -1), grey)
     assert pipe.images([path, array, photos / "05.png"]).shape == (3, 3, SIZE, SIZE)
 
 
@@ -56,6 +61,12 @@ def test_pictures_of_any_kind(pipe, photos):
         (torch.zeros(1, 3, 8, 8), r"\(1, 3, 8, 8\).*\[batch, 3, 16, 16\]"),
         (torch.zeros(3, SIZE, SIZE), r"expected \[batch"),
         (torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8), "floats"),
+        (torch.full((1, 3, SIZE, SIZE), 255.0), r"expected floats in \[-1, 1\]"),
+        (torch.full((1, 3, SIZE, SIZE), torch.nan), r"expected floats in \[-1, 1\]"),
+        (np.zeros((SIZE, SIZE, 3), np.float32), r"float32 \(16, 16, 3\): expected a path"),
+        ([np.zeros((SIZE, SIZE, 4), np.uint8)], r"uint8 \(16, 16, 4\): expected a path"),
+        (np.zeros((SIZE, SIZE), np.uint8), r"uint8 \(16, 16\): expected a path"),
+        ([None], "expected a path"),
         ([], "no pictures"),
     ],
 )
