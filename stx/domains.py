@@ -103,7 +103,7 @@ def load(name: str | Path, *, resolution: int | None = None, seed: int = 0) -> D
     Raises `DomainError` when it is neither, `ImageError` for a folder without pictures.
     """
     short = short_name(name)
-    if short in SIZES and str(name) == short:
+    if short in SIZES:
         side, size = SIZES[short]
         if resolution not in (None, side):
             raise DomainError(f"{short} has {side} pixels, not {resolution}")
@@ -125,13 +125,16 @@ def load(name: str | Path, *, resolution: int | None = None, seed: int = 0) -> D
 def short_name(name: str | Path) -> str:
     """What a domain is called, and its networks' folder below `data/`: a known name, or that of a folder of pictures.
 
-    Raises `DomainError` when there is no such folder.
+    Raises `DomainError` when there is no such folder, and for one that would take the place of a known domain.
     """
     if str(name) in SIZES:
         return str(name)
     if not Path(name).is_dir():
         raise DomainError(f"unknown domain {str(name)!r}: expected {', '.join(SIZES)} or a folder of pictures")
-    return Path(name).resolve().name
+    short = Path(name).resolve().name
+    if short in SIZES:
+        raise DomainError(f"{name}: networks of a folder called {short} would replace that domain's; rename it")
+    return short
 
 
 def _trained_size(name: str) -> int | None:

@@ -183,6 +183,13 @@ def test_unknown_domains(tmp_path):
         domains.load("avatars").split("training")
 
 
+def test_a_folder_called_like_a_known_domain_is_refused(tmp_path, picture):
+    """Its networks would lie where the shipped ones do."""
+    images.save_image(picture, tmp_path / "avatars" / "a.png")
+    with pytest.raises(domains.DomainError, match="a folder called avatars would replace"):
+        domains.load(tmp_path / "avatars")
+
+
 def test_a_split_of_no_pictures_is_refused(folder):
     for domain in (domains.load("avatars"), domains.load(folder, resolution=16)):
         for count in (0, -2):
