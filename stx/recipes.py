@@ -205,7 +205,8 @@ def train_generator(
         images.save_image(picture, Path(folder) / "samples" / f"{step:06d}.png")
         return {}
 
-    config = {"domain": domain.name, "resolution": domain.resolution} | _without(recipe, "steps")
+    config = {"domain": domain.name, "resolution": domain.resolution, "pictures seen": data.fingerprint()}
+    config |= _without(recipe, "steps")
     config |= {} if start is None else {"start": [fingerprint(net) for net in start if net is not None]}
     log = _train(task, recipe, folder, config, evaluate=sheet, evaluate_every=evaluate_every)
     task.average.latent_avg.copy_(task.average.mean_w())
@@ -248,7 +249,8 @@ def train_encoder(
         **_without(recipe, "method", "pictures", "widths", "units", "hidden", "l2", "lpips", "id"),
     )
     held_out = domain.split("val", validation)
-    config = {"domain": domain.name, "generator": fingerprint(generator)} | asdict(recipe)
+    config = {"domain": domain.name, "generator": fingerprint(generator), "pictures seen": task.data.fingerprint()}
+    config |= asdict(recipe)
     config["start"] = None if start is None else fingerprint(start)
     log = _train(
         task, recipe, folder, config, evaluate=lambda step: task.validate(held_out), evaluate_every=evaluate_every
@@ -270,7 +272,8 @@ def train_classifier(
     def validate(step: int) -> dict[str, float]:
         return {"val_accuracy": float(((predict(net, held_out) > 0) == held_out.labels).mean())}
 
-    log = _train(task, recipe, folder, {"domain": domain.name} | asdict(recipe), evaluate=validate)
+    config = {"domain": domain.name, "pictures seen": task.data.fingerprint()} | asdict(recipe)
+    log = _train(task, recipe, folder, config, evaluate=validate)
     return net.eval(), log
 
 

@@ -62,6 +62,18 @@ def test_tiny_pictures_have_a_generator_but_no_lpips(toons, tmp_path, monkeypatc
     assert "pictures of 16 pixels: LPIPS, an encoder's loss, needs 32" in capsys.readouterr().err
 
 
+def test_a_run_does_not_go_on_with_other_pictures(toons, tmp_path, monkeypatch, capsys):
+    """Two folders of one name, their files called alike: their runs would lie in one place."""
+    monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
+    other = tmp_path / "toons"
+    for i, file in enumerate(sorted(toons.rglob("*.jpg"))):
+        images.save_image(images.read_image(file)[:, :: -1 if i % 2 == 0 else 1], other / file.relative_to(toons))
+    train = ["--batch", "4", "--runs", str(tmp_path / "runs"), "--resolution", "16", "--device", "cpu"]
+    assert cli.main(["train", "generator", str(toons), "--steps", "1", *train]) == 0
+    assert cli.main(["train", "generator", str(other), "--steps", "2", *train]) == 2
+    assert "other settings (pictures seen: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
