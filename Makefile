@@ -1,4 +1,5 @@
 # make reproduce    every notebook on the avatars, with the shipped weights: figures/ and runs/avatars/
+#                   (DOMAIN=ffhq, cars or a folder of pictures: with its trained weights, all in runs/<name>/)
 # make train        every encoder of stx.methods with one budget: hours; stopped and resumed at will
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser
@@ -8,23 +9,25 @@ PYTHON ?= python3
 VENV ?= .venv
 DOMAIN ?= avatars
 CORES ?= 2
-BIN = $(VENV)/bin
-
 SEEDS ?= 3
+BIN = $(VENV)/bin
+NAME = $(shell basename "$(DOMAIN)")
+FIGURES = $(if $(filter avatars,$(NAME)),figures,runs/$(NAME)/figures)
+
 .PHONY: reproduce train sweep explore recording test lint clean
 
 reproduce: $(VENV)/installed
-	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN)
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$(DOMAIN)"
 
 train: $(VENV)/installed
-	$(BIN)/snakemake -s train.smk --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN)
+	$(BIN)/snakemake -s train.smk --cores $(CORES) --rerun-incomplete --nolock --config domain="$(DOMAIN)"
 
 sweep: $(VENV)/installed
 	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do \
-		$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain=$(DOMAIN) seed=$$seed \
-			out=runs/sweep/$$seed/figures runs=runs/sweep/$$seed || exit 1; \
+		$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$(DOMAIN)" seed=$$seed \
+			out="runs/sweep/$(NAME)/$$seed/figures" runs="runs/sweep/$(NAME)/$$seed" || exit 1; \
 	done
-	$(BIN)/stx sweep runs/sweep/*/figures --out figures
+	$(BIN)/stx sweep "runs/sweep/$(NAME)"/*/figures --out "$(FIGURES)"
 
 explore: $(VENV)/installed
 	$(BIN)/voila notebooks/09_explorer.ipynb --template=lab

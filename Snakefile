@@ -2,20 +2,28 @@
 # Runs what changed (notebooks, package, weights, parameters); goes on after a kill with the same command.
 #   snakemake --cores 2                                   the embedded avatars
 #   snakemake --cores 2 --config smoke=true out=/tmp/x    everything shrunk to seconds
+#   snakemake --cores 2 --config domain=my_pictures       figures and tables in runs/my_pictures/figures
 
+import shlex
 import sys
 from pathlib import Path
 
+from stx import domains
 from stx.notebooks import parameters
 
-DOMAIN = config.get("domain", "avatars")
-OUT = config.get("out", "figures")
-RUNS = config.get("runs", f"runs/{Path(str(DOMAIN)).name}")
+DOMAIN = str(config.get("domain", "avatars"))
+WORLD = domains.load(DOMAIN)
+RUNS = config.get("runs", f"runs/{WORLD.name}")
+OUT = config.get("out", "figures" if WORLD.name == "avatars" else f"{RUNS}/figures")
 SMOKE = config.get("smoke", False)
 DEVICE = config.get("device", "auto")
 SEED = config.get("seed", 0)
 
+NEED_LABELS = ("05", "06", "07", "08", "09")
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
+if not WORLD.attributes:
+    NOTEBOOKS = [name for name in NOTEBOOKS if not name.startswith(NEED_LABELS)]
+    print(f"{WORLD.name} has no labels: without notebooks {', '.join(NEED_LABELS)}", file=sys.stderr)
 PICTURES = "00_domain"  # draws the pictures that most others read, with a process per core: they wait for it
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
 # The longest is begun first and short ones end the run, so that no core waits for another
@@ -41,7 +49,7 @@ rule index:
         python=sys.executable,
         out=OUT,
     shell:
-        "{params.python} -m stx.cli index {params.out}"
+        "{params.python} -m stx.cli index {params.out:q}"
 
 
 rule notebook:
@@ -49,7 +57,7 @@ rule notebook:
         before,
         notebook="notebooks/{name}.ipynb",
         package=sorted(str(p) for p in Path("stx").glob("*.py")),
-        weights=sorted(str(p) for p in Path("data").rglob("*") if p.suffix in (".json", ".safetensors")),
+        weights=sorted(str(p) for p in domains.data_dir().rglob("*") if p.suffix in (".json", ".safetensors")),
     output:
         touch(RUNS + "/done/{name}"),
     wildcard_constraints:
@@ -58,7 +66,7 @@ rule notebook:
         notebook=RUNS + "/{name}.ipynb",
     params:
         given=lambda wildcards: " ".join(
-            f"-p {name} {value}"
+            f"-p {name} {shlex.quote(str(value))}"
             for name, value in {
                 "domain": DOMAIN,
                 "seed": SEED,
@@ -70,7 +78,7 @@ rule notebook:
         ),
         python=sys.executable,
     shell:
-        "{params.python} -m stx.notebooks {input.notebook} --out {log.notebook} {params.given}"
+        "{params.python} -m stx.notebooks {input.notebook} --out {log.notebook:q} {params.given}"
 
 
 use rule notebook as notebook_long with:

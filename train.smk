@@ -4,28 +4,30 @@
 
 import sys
 
+from stx import domains
 from stx.methods import METHODS
 
-DOMAIN = config.get("domain", "avatars")
+DOMAIN = str(config.get("domain", "avatars"))
 RUNS = config.get("runs", "runs/compared")
 OUT = config.get("out")  # default: data/<domain>/compared
 STEPS = config.get("steps")  # default: of the table
 SEED = config.get("seed", 0)
+DONE = f"{RUNS}/done/{domains.short_name(DOMAIN)}"
 CHOSEN = str(config.get("methods", ",".join(METHODS))).split(",")
 
 
 rule all:
     input:
-        expand(RUNS + "/done/{method}", method=CHOSEN),
+        expand(DONE + "/{method}", method=CHOSEN),
 
 
 rule train:
     output:
-        touch(RUNS + "/done/{method}"),
+        touch(DONE + "/{method}"),
     threads: 1
     params:
         python=sys.executable,
         given=" ".join(f"--{name} {value}" for name, value in {"steps": STEPS, "out": OUT}.items() if value),
     shell:
-        "OMP_NUM_THREADS=1 {params.python} -m stx.cli train encoder {DOMAIN} --compared --method {wildcards.method}"
-        " --seed {SEED} --runs {RUNS} {params.given}"
+        "OMP_NUM_THREADS=1 {params.python} -m stx.cli train encoder {DOMAIN:q} --compared --method {wildcards.method}"
+        " --seed {SEED} --runs {RUNS:q} {params.given}"

@@ -25,8 +25,20 @@ def position(attribute: str, attributes: Sequence[str]) -> int:
     if attribute in attributes:
         return list(attributes).index(attribute)
     near = difflib.get_close_matches(attribute.lower(), [a.lower() for a in attributes], n=1, cutoff=0.4)
-    hint = next((f"; did you mean {a}?" for a in attributes if near and a.lower() == near[0]), "")
-    raise EditError(f"unknown attribute {attribute!r}{hint} Known: {', '.join(attributes)}")
+    hint = next((f" (did you mean {a}?)" for a in attributes if near and a.lower() == near[0]), "")
+    raise EditError(f"unknown attribute {attribute!r}{hint}; known: {', '.join(attributes)}")
+
+
+def choose(words: str, attributes: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """The attributes that `words` names, with commas between them.
+
+    "" stands for those of `usual` that are known, or where none is, for the first known ones, as many. Raises
+    `EditError` for an unknown one.
+    """
+    named = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+    for name in named:
+        position(name, attributes)
+    return named or [name for name in usual if name in attributes] or list(attributes[: len(usual)])
 
 
 def normalise(direction: Float[Tensor, "b num_ws w_dim"], *, per_token: bool = False) -> Tensor:

@@ -85,14 +85,12 @@ class View:
 class Explorer:
     """A domain with its networks, and the history of states. Nothing here knows of widgets.
 
-    Raises `ExplorerError` for a domain without a latent classifier.
+    Raises `WeightsError` for a domain without a latent classifier.
     """
 
     def __init__(self, domain: str | Path = "avatars", *, device: str = "auto", seed: int = 0):
         self.pipe: Pipeline = pipeline.load(domain, device=device)
         self.seed = seed
-        if not (self.pipe.folder / "latent_classifier").is_dir():
-            raise ExplorerError(f"{self.pipe.domain.name} has no latent classifier: run notebook 05 with from_scratch")
         self.classifier: nn.Module = self.pipe.network("latent_classifier")
         self.judge: nn.Module = self.pipe.network("classifier")
         self.attributes: tuple[str, ...] = self.classifier.attributes

@@ -6,11 +6,13 @@
 import argparse
 import ast
 import logging
+import os
 import sys
 from pathlib import Path
 
 import papermill
 
+ROOT = Path(__file__).resolve().parent.parent  # of the repository
 TIMEOUT = 3 * 3600  # seconds for a cell; papermill's own default is forever
 
 
@@ -51,7 +53,7 @@ def parse(text: str):
 
 
 def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIMEOUT, log_output: bool = True) -> None:
-    """Executes a notebook with parameters; the executed copy is `output`. Its working directory is the repository's.
+    """Executes a notebook with parameters; the executed copy is `output`. Folders are seen from where the caller is.
 
     Raises `NotebookError` before anything runs, or with the error of the cell that failed.
     """
@@ -62,7 +64,6 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
             str(path),
             str(output),
             parameters=given,
-            cwd=str(Path(__file__).parent.parent),
             kernel_name="python3",
             execution_timeout=timeout,
             log_output=log_output,
@@ -71,6 +72,12 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
     except papermill.PapermillExecutionError as error:
         told = f"{path}, cell {error.exec_count}: {error.ename}: {error.evalue}; its traceback is in {output}"
         raise NotebookError(told) from error
+
+
+def at_root() -> None:
+    """Leaves `notebooks/`, where JupyterLab starts a notebook, for the folder above: `figures` and `runs` lie there."""
+    if Path.cwd() == ROOT / "notebooks":
+        os.chdir(ROOT)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

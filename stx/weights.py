@@ -46,6 +46,15 @@ NETWORKS = {
     "directions": Directions,
 }
 
+FROM_PUBLIC = "or convert a public file (`stx weights` lists them)"
+FROM_LABELS = "of a domain with labels makes it, with `-p from_scratch true -p ship true`"
+MADE_BY = {  # what to do where a network is missing
+    "generator": f"train it (`stx train generator`) {FROM_PUBLIC}",
+    "style_transformer": f"train it (`stx train encoder`) {FROM_PUBLIC}",
+    "classifier": f"notebook 00 {FROM_LABELS}",
+    "latent_classifier": f"notebook 05 {FROM_LABELS}",
+}
+
 
 def save(
     net: nn.Module,
@@ -195,6 +204,7 @@ def read_config(folder: str | Path) -> dict:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise WeightsError(f"{path}: missing; this folder holds no network of ours (see `stx weights`)") from None
+        remedy = MADE_BY.get(path.parent.name, "this folder holds no network of ours (see `stx weights`)")
+        raise WeightsError(f"{path}: missing; {remedy}") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: not readable ({error}); fetch it again") from None

@@ -104,9 +104,18 @@ def test_token_range_and_strength_per_code():
     assert ws.abs().sum() == 0
 
 
+def test_chosen_attributes():
+    known, usual = ("Bald", "Smiling", "Hat", "Young"), ["Smiling", "Beard", "Bald"]
+    assert editing.choose(" Hat,Young , Hat,", known, usual) == ["Hat", "Young"]
+    assert editing.choose("", known, usual) == ["Smiling", "Bald"]
+    assert editing.choose("", known, ["Red", "Green"]) == ["Bald", "Smiling"]
+    with pytest.raises(editing.EditError, match=r"'hat' \(did you mean Hat\?\)"):
+        editing.choose("Bald,hat", known, usual)
+
+
 def test_unknown_attribute_and_unfit_codes(small):
     assert editing.position("Smiling", CELEBA) == 31
-    with pytest.raises(editing.EditError, match=r"'Eyeglases'; did you mean Eyeglasses\? Known: 5_o_Clock_Shadow, "):
+    with pytest.raises(editing.EditError, match=r"'Eyeglases' \(did you mean Eyeglasses\?\); known: 5_o_Clock"):
         editing.position("Eyeglases", CELEBA)
     with pytest.raises(ValueError, match=r"\(2, 4, 5\): expected \[batch, 3, 5\]"):
         editing.first_order(small, torch.zeros(2, 4, 5), [0, 0], [1.0, 1.0])

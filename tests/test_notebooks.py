@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -12,6 +13,7 @@ from stx import cli, notebooks
 
 ROOT = Path(__file__).parent.parent
 PLACES = {"device", "out", "runs", "ship"}  # parameters on which no number depends
+WRITES = "import pathlib; pathlib.Path(out).write_text('x')"
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -57,6 +59,28 @@ def test_going_on_from_the_shipped_generator(tmp_path):
     given = {"smoke": True, "more_steps": 2, "out": str(tmp_path / "figures"), "runs": str(tmp_path / "runs")}
     notebooks.run(ROOT / "notebooks" / "01_generator.ipynb", tmp_path / "done.ipynb", given, log_output=False)
     assert [p.name for p in (tmp_path / "runs").glob("generator_*/samples/*")] == ["000002.png"]
+
+
+def test_folders_are_seen_from_where_the_caller_is(tmp_path, monkeypatch):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in ("out: str = 'a'", WRITES)])
+    book.cells[0].metadata["tags"] = ["parameters"]
+    book.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(book, tmp_path / "book.ipynb")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    notebooks.run(Path("../book.ipynb"), "done.ipynb", {"out": "mine"}, log_output=False)
+    assert {p.name for p in (tmp_path / "here").iterdir()} == {"done.ipynb", "mine"}
+
+
+def test_opened_in_jupyterlab_notebooks_write_beside_their_folder(tmp_path, monkeypatch):
+    for book in BOOKS:
+        assert "notebooks.at_root()" in book.read_text()
+    monkeypatch.chdir(ROOT / "notebooks")
+    notebooks.at_root()
+    assert Path.cwd() == ROOT
+    monkeypatch.chdir(tmp_path)
+    notebooks.at_root()
+    assert Path.cwd() == tmp_path
 
 
 def test_unknown_and_mistyped_parameters_are_errors(tmp_path, capsys):

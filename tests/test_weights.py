@@ -64,6 +64,10 @@ def test_missing_and_damaged_files_are_named(home):
         weights.load(folder)
     with pytest.raises(WeightsError, match="holds no network"):
         weights.load(home / "nothing")
+    with pytest.raises(
+        WeightsError, match=r"generator/config.json: missing; train it \(`stx train generator`\) or conv"
+    ):
+        weights.load(home / "other" / "generator")
 
 
 @pytest.mark.parametrize("change", [{"network": "os.system"}, {"args": {"size": 17}}, {"args": {"sise": 16}}])
