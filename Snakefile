@@ -19,11 +19,12 @@ SMOKE = config.get("smoke", False)
 DEVICE = config.get("device", "auto")
 SEED = config.get("seed", 0)
 
-NEED_LABELS = ("05", "06", "07", "08", "09")
+LABELS = {"05": 1, "06": 1, "07": 1, "08": 2, "09": 1}  # attributes that a notebook needs
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
-if not WORLD.attributes:
-    NOTEBOOKS = [name for name in NOTEBOOKS if not name.startswith(NEED_LABELS)]
-    print(f"{WORLD.name} has no labels: without notebooks {', '.join(NEED_LABELS)}", file=sys.stderr)
+LEFT_OUT = [name for name in NOTEBOOKS if LABELS.get(name[:2], 0) > len(WORLD.attributes)]
+if LEFT_OUT:
+    NOTEBOOKS = [name for name in NOTEBOOKS if name not in LEFT_OUT]
+    print(f"{WORLD.name} has {len(WORLD.attributes)} attributes: without {', '.join(LEFT_OUT)}", file=sys.stderr)
 PICTURES = "00_domain"  # draws the pictures that most others read, with a process per core: they wait for it
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
 # The longest is begun first and short ones end the run, so that no core waits for another

@@ -291,15 +291,16 @@ def compare_carried(
     """Reference edits of attribute `index` by several methods, a row per method and pair, by the image classifier.
 
     edits: what each method made of `source`. Columns: method, pair, carried (1 where the edit agrees with the
-    reference), others kept (share of the other labels that are as in the source), ID to the unedited picture (NaN where
-    the domain has no identity network).
+    reference), others kept (share of the other labels that are as in the source; NaN without any), ID to the unedited
+    picture (NaN where the domain has no identity network).
     """
     wanted = judged(pipe, judge, reference)[:, index] > 0
     was, before = _shown_and_identity(pipe, judge, source)
     tables = []
     for name, codes in edits.items():
         now, after = _shown_and_identity(pipe, judge, codes)
-        same = np.delete(now == was, index, axis=1).mean(1)
+        others = np.delete(now == was, index, axis=1)
+        same = others.mean(1) if others.size else np.nan
         row = {"method": name, "pair": np.arange(len(now)), "carried": (now[:, index] == wanted).astype(float)}
         tables.append(pd.DataFrame(row | {"others kept": same, "ID": (before * after).sum(1)}))
     return pd.concat(tables, ignore_index=True)

@@ -149,7 +149,7 @@ class LatentTransformer:
         """Codes, and labels from which only the correlation of attributes is taken. `losses_` is the curve."""
         torch.manual_seed(self.seed)
         count, (num_ws, d) = labels.shape[1], ws.shape[1:]
-        together = np.nan_to_num(np.corrcoef(labels.T.astype(float)))
+        together = np.atleast_2d(np.nan_to_num(np.corrcoef(labels.T.astype(float))))
         free = torch.from_numpy(1 - np.abs(together)).to(ws)
         self.mean_ = ws.mean(0)
         self.maps_ = torch.zeros(count, num_ws, d, d, device=ws.device, requires_grad=True)

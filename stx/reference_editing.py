@@ -108,13 +108,14 @@ def losses(
     """Equation 11's three terms as means of squares, all of weight 1.
 
     was, wanted: the classifier's embeddings of source and reference. attribute: the embedding of attribute `index` like
-    the reference's; others: all other embeddings like the source's; code: the code like the source's.
+    the reference's; others: all other embeddings like the source's (zero without any); code: the code like the
+    source's.
     """
     is_now = classifier(edited)[1]
     others = [i for i in range(is_now.shape[1]) if i != index]
     return {
         "attribute": F.mse_loss(is_now[:, index], wanted[:, index]),
-        "others": F.mse_loss(is_now[:, others], was[:, others]),
+        "others": F.mse_loss(is_now[:, others], was[:, others]) if others else is_now.new_zeros(()),
         "code": F.mse_loss(edited, source),
     }
 

@@ -65,14 +65,15 @@ def test_latentclr_finds_directions_that_differ(tiny):
     torch.testing.assert_close(found.edit(ws, 2.0, 1)[0, 3], w[0] + 2 * torch.from_numpy(found.directions_[1]))
 
 
-def test_every_method_edits_codes_under_one_call(tiny):
+@pytest.mark.parametrize("attributes", [("a", "b"), ("a",)])
+def test_every_method_edits_codes_under_one_call(tiny, attributes):
     networks = {k: copy.deepcopy(v).eval().requires_grad_(False) for k, v in tiny.items()}
     torch.manual_seed(0)
-    net = LatentClassifier(num_ws=6, w_dim=12, attributes=("a", "b"), hidden=(9, 8), dim=4).requires_grad_(False)
-    world = domains.Domain("toy", 16, (16, 16), ("a", "b"), lambda *args, **kwargs: None)
+    net = LatentClassifier(num_ws=6, w_dim=12, attributes=attributes, hidden=(9, 8), dim=4).requires_grad_(False)
+    world = domains.Domain("toy", 16, (16, 16), attributes, lambda *args, **kwargs: None)
     pipe = Pipeline(world, networks["generator"], networks["style_transformer"])
     ws = pipe.sample(120).contiguous()
-    logits = ws[:, 0, :2].numpy() - ws[:, 0, :2].mean(0).numpy()
+    logits = (ws[:, 0] - ws[:, 0].mean(0))[:, : len(attributes)].numpy()
     few = {"flow_steps": 2, "transformer_steps": 2, "contrastive_steps": 2}
     methods = comparison.Methods(pipe, net, lambda: (ws, logits), **few)
     assert len(methods) == 10
@@ -80,7 +81,7 @@ def test_every_method_edits_codes_under_one_call(tiny):
     unedited = pipe.synthesize(ws[:3])
     for name, method in methods.items():
         for target in (0.0, 1.0):
-            edit = method(ws[:3], 1, target)
+            edit = method(ws[:3], len(attributes) - 1, target)
             torch.testing.assert_close(pipe.synthesize(edit(0.0)), unedited, atol=1e-4, rtol=0)
             assert pipe.redraw(edit(2.0)).shape == unedited.shape
             assert not torch.equal(pipe.synthesize(edit(2.0)), unedited), name

@@ -50,6 +50,14 @@ def test_heads_are_those_of_torch():
         torch.testing.assert_close(ours(k[:, :1], k, k)[0], theirs(k[:, :1], k, k)[0])
 
 
+def test_a_lone_attribute_has_no_others_to_keep():
+    torch.manual_seed(0)
+    net = LatentClassifier(num_ws=5, w_dim=8, attributes=("Bald",), hidden=(16, 12), dim=4).eval()
+    found = reference_editing.losses(net, codes(3), codes(3, 1), net(codes(3, 1))[1], net(codes(3, 2))[1], 0)
+    assert found["others"] == 0
+    assert found["attribute"] > 0
+
+
 def test_a_new_editor_of_the_papers_form_changes_nothing():
     torch.manual_seed(0)
     paper, released = ReferenceEditor(w_dim=8, form="paper").eval(), ReferenceEditor(w_dim=8).eval()
