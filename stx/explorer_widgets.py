@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ class ExplorerApp:
             name: widgets.FloatSlider(description=name, style=WIDE, layout=LONG) for name in explorer.attributes
         }
         for name, slider in self.sliders.items():
-            slider.add_class(f"stx-{name}")
+            slider.add_class("stx-" + re.sub(r"\W+", "-", name))  # a class with a space in it breaks the page
         self._scale(self.explorer.state.method)
         self.recipe = widgets.Textarea(description="recipe", layout={"width": "100%", "height": "120px"})
         self.code = widgets.Textarea(description="code", layout={"width": "100%", "height": "120px"})

@@ -11,6 +11,7 @@ import pytest
 
 import stx
 from stx import avatars, cli, domains, images, notebooks, weights
+from stx.explorer_widgets import ExplorerApp
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,7 +67,7 @@ def test_labels_to_edits(toons, tmp_path, monkeypatch):
     mine = shutil.copytree(toons, tmp_path / "toons with labels")
     files = sorted(p.relative_to(mine).as_posix() for p in mine.rglob("*.jpg"))
     rows = [f"{name},{i % 2},{i % 3 // 2}" for i, name in enumerate(files)]
-    (mine / "labels.csv").write_text("\n".join(["file,Odd,Third", *rows]))
+    (mine / "labels.csv").write_text("\n".join(["file,Odd,Third one", *rows]))
     train = ["--batch", "4", "--steps", "1", "--runs", str(tmp_path / "runs"), "--device", "cpu"]
     for network in ("generator", "encoder"):
         assert cli.main(["train", network, str(mine), *train]) == 0
@@ -74,7 +75,9 @@ def test_labels_to_edits(toons, tmp_path, monkeypatch):
         run(name, mine, tmp_path, from_scratch=True, ship=True, runs=str(tmp_path / "runs"))
     run("06_label_editing", mine, tmp_path)
     record = json.loads((tmp_path / "figures" / "06_strengths.json").read_text())
-    assert record["parameters"]["attributes"] == "Odd,Third"
+    assert record["parameters"]["attributes"] == "Odd,Third one"
+    sliders = ExplorerApp(str(mine), device="cpu").sliders
+    assert [slider._dom_classes for slider in sliders.values()] == [("stx-Odd",), ("stx-Third-one",)]
 
 
 def test_workflow_of_a_folder_without_labels(toons, tmp_path):
