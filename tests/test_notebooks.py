@@ -18,7 +18,7 @@ BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def snakemake(folder: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", *words, "--config", "smoke=true"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", *words, "--config", "smoke=true"]
     done = subprocess.run(
         [*command, f"out={folder}/figures", f"runs={folder}/runs"], cwd=ROOT, capture_output=True, text=True
     )
