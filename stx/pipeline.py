@@ -69,7 +69,7 @@ class Pipeline:
                 raise ValueError(f"pictures of shape {tuple(pictures.shape)}: expected [batch, 3, {height}, {width}]")
             if not pictures.is_floating_point() or not (pictures.abs() <= LARGEST).all():
                 raise ValueError(f"pictures of type {pictures.dtype} or range: expected floats in [-1, 1]")
-            return pictures.to(self.device)
+            return pictures.to(self.device, torch.float32)
         one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
         arrays = [array for picture in ([pictures] if one else pictures) for array in _arrays(picture)]
         if not arrays:
@@ -83,14 +83,15 @@ class Pipeline:
         return torch.cat([self.encoder.invert(part, self.generator, self.domain.view) for part in parts])
 
     @torch.no_grad()
-    def synthesize(self, codes: Codes, *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
+    def synthesize(self, codes: Codes | np.ndarray, *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
         """The pictures of W+ codes `[b, num_ws, w_dim]` or of StyleSpace vectors (`Generator.styles`), in [-1, 1].
 
-        Raises `ValueError` for codes of another shape.
+        W+ codes may be an array and of any type of float. Raises `ValueError` for codes of another shape.
         """
-        if isinstance(codes, Tensor):
+        if isinstance(codes, Tensor | np.ndarray):
+            codes = torch.as_tensor(codes)
             self.generator.check_ws(codes)
-            parts = [self.generator(part, noise=noise) for part in codes.to(self.device).split(BATCH)]
+            parts = [self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(BATCH)]
         else:
             parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, BATCH)]
         return torch.cat(parts).clamp(-1, 1)

@@ -33,6 +33,8 @@ def test_front_door(pipe):
     assert again.shape == (3, 3, SIZE, SIZE)
     assert again.abs().max() <= 1
     assert torch.equal(again, pipe.synthesize(ws))  # noise is constant unless asked for
+    assert torch.equal(again, pipe.synthesize(ws.double().numpy()))
+    assert pipe.invert(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.float64)).dtype == torch.float32
 
 
 def test_any_batch_gives_the_same_codes(pipe, monkeypatch):
