@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from stx import avatars, notebooks
+from stx import avatars, images, notebooks
 
 ROOT = Path(__file__).parent.parent
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
@@ -100,6 +100,16 @@ for name in ("nothing", "__path"):
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images.save_image(avatars.draw(next(avatars.sample("test"))), tmp_path / "photo.png")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
+        exec(block, names)
+    assert names["image"].shape == names["edited"].shape == (1, 3, 64, 64)
+    assert not names["image"].equal(names["edited"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
