@@ -97,7 +97,7 @@ class SeFa:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"unknown layer {unknown[0]!r}; this generator has: {', '.join(known)}")
-        weights = torch.cat([known[name].modulation.weight.detach().T.double() for name in names], 1)
+        weights = torch.cat([known[name].modulation.weight.detach().cpu().double().T for name in names], 1)
         if self.normalise:
             weights = weights / weights.norm(dim=0, keepdim=True)
         values, vectors = torch.linalg.eigh(weights @ weights.T)

@@ -229,7 +229,7 @@ class Explorer:
 
     def _edit(self, state: State, ws: Tensor, name: str) -> Callable[[float], Any]:
         """The edit of one attribute; its direction is kept while the code stays, so that dragging is cheap."""
-        key = (state.method, ws.double().sum().item(), ws.shape)
+        key = (state.method, ws.cpu().double().sum().item(), ws.shape)
         if self._cached[0] != key:
             self._cached = (key, {})
         kept = self._cached[1]
