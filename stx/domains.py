@@ -43,6 +43,9 @@ class DomainError(ValueError):
     """An unknown domain, split or label file; the message says what is known."""
 
 
+Positions = Sequence[int] | np.ndarray
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Pictures of one split, read by position.
@@ -57,11 +60,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.names)
 
-    def uint8(self, positions: Sequence[int]) -> np.ndarray:
+    def uint8(self, positions: Positions) -> np.ndarray:
         """Pictures at these positions, uint8 `[b, h, w, 3]`."""
         return np.stack([self.read(int(i)) for i in positions])
 
-    def subset(self, positions: Sequence[int]) -> "Dataset":
+    def subset(self, positions: Positions) -> "Dataset":
         """The pictures at these positions, in this order, as a data set."""
         labels = None if self.labels is None else self.labels[positions]
         return Dataset(lambda i: self.read(int(positions[i])), [self.names[i] for i in positions], labels)
@@ -70,7 +73,7 @@ class Dataset:
         """Twelve digits of all names and the first picture: what tells a resumed run that the pictures are others."""
         return hashlib.sha256("\n".join(self.names).encode() + self.uint8([0]).tobytes()).hexdigest()[:12]
 
-    def batch(self, positions: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
+    def batch(self, positions: Positions) -> Float[Tensor, "b 3 h w"]:
         """Pictures at these positions in [-1, 1]."""
         return images.to_tensor(self.uint8(positions))
 

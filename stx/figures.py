@@ -167,7 +167,11 @@ def write_index(folder: str | Path) -> Path:
 
 
 def show_grid(
-    rows: Sequence[np.ndarray], *, row_names: Sequence[str] = (), titles: Sequence[str] = (), size: float = 0.8
+    rows: Sequence[np.ndarray | Sequence[np.ndarray]],
+    *,
+    row_names: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    size: float = 0.8,
 ) -> Figure:
     """Pictures in a grid: each row uint8 `[columns, h, w, 3]` or float `[columns, h, w]` in [0, 1] (drawn as a map).
 

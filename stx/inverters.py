@@ -38,7 +38,7 @@ COSTS = {"M parameters": "lower", "GFLOPs": "lower", "s per picture": "lower"}
 
 @dataclass(frozen=True)
 class Inverter:
-    """A method. run: pictures `[b, 3, h, w]` in [-1, 1], as the domain's encoders see them, to what was found.
+    """A method. run: pictures `[b, 3, h, w]` in [-1, 1] on any device, as the domain's encoders see them, to the found.
 
     net: the encoder; None where every picture is searched for. trained: pictures seen in training, repeats counted;
     None where that is not known. steps: of a search, whose `run` also takes another number of `steps`. batch: pictures
@@ -125,7 +125,11 @@ def searches(
         "in_domain": ("IDInvert (encoder, then search)", in_domain),
         "pti": ("PTI (W, then tuning)", pivotal),
     }
-    made = {name: Inverter(title, run, steps=steps, batch=SEARCHED) for name, (title, run) in runs.items()}
+
+    def moved(run: Callable[..., Inverted]) -> Callable[..., Inverted]:
+        return lambda image, **given: run(image.to(pipe.device), **given)
+
+    made = {name: Inverter(title, moved(run), steps=steps, batch=SEARCHED) for name, (title, run) in runs.items()}
     return {name: found for name, found in made.items() if name != "in_domain" or idinvert is not None}
 
 

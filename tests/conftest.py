@@ -1,7 +1,9 @@
+import contextlib
+
 import pytest
 import torch
 
-from stx import weights
+from stx import pick_device, weights
 from stx.classifier import AttributeClassifier
 from stx.directions import Directions
 from stx.identity import IdentityNet, MobileFace, MoCo
@@ -10,6 +12,7 @@ from stx.psp import PSP
 from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Discriminator, Generator
+from tests.elsewhere import elsewhere
 
 SIZE = 16
 BACKBONE = {"widths": (4, 8, 12), "units": (1, 1, 2)}
@@ -41,3 +44,10 @@ def home(tmp_path, tiny):
     for name in ("generator", "discriminator", "style_transformer", "classifier", "identity"):
         weights.save(tiny[name], tmp_path / "home" / name, dtype=torch.float32)
     return tmp_path / "home"
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def device(request):
+    """The device of this machine, then one that is not there and refuses what CUDA and MPS refuse."""
+    with elsewhere() if request.param == "elsewhere" else contextlib.nullcontext():
+        yield pick_device()

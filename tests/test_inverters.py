@@ -1,5 +1,7 @@
 """Encoders and searches under one interface; what they cost; the table they end in."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,7 +48,9 @@ def test_names_prefer_those_of_one_budget(pipe, tmp_path):
         inverters.names("toy", tmp_path / "elsewhere" / "none")
 
 
-def test_every_method_gives_codes_and_their_pictures(pipe):
+def test_every_method_gives_codes_and_their_pictures(pipe, device):
+    networks = {"generator": pipe.generator.to(device), "encoder": pipe.encoder.to(device)}
+    pipe = dataclasses.replace(pipe, device=device, **networks)
     found = inverters.encoders(pipe, inverters.names("toy", pipe.folder))
     assert found["idinvert"].trained == 12
     assert found["restyle_psp"].trained is None
@@ -57,9 +61,9 @@ def test_every_method_gives_codes_and_their_pictures(pipe):
         assert result.ws.shape == (3, pipe.generator.num_ws, 12)
         assert result.pictures.shape == (3, 32, 32, 3)
         assert result.pictures.dtype == np.uint8
-        torch.testing.assert_close(method.invert(image), result.ws)
+        torch.testing.assert_close(method.invert(image).cpu(), result.ws)
         if name not in ("w", "pti"):  # whose pictures need noise maps, or come from other generators
-            drawn = pipe.redraw(result.ws).permute(0, 2, 3, 1).numpy()
+            drawn = pipe.redraw(result.ws).permute(0, 2, 3, 1).cpu().numpy()
             assert np.abs((drawn + 1) * 127.5 - result.pictures).max() < 0.51
         assert list(result.snapshots) == ([1] if name in ("w", "w+", "in_domain") else [])
     assert "in_domain" not in inverters.searches(pipe)

@@ -66,14 +66,15 @@ def test_latentclr_finds_directions_that_differ(tiny):
 
 
 @pytest.mark.parametrize("attributes", [("a", "b"), ("a",)])
-def test_every_method_edits_codes_under_one_call(tiny, attributes):
-    networks = {k: copy.deepcopy(v).eval().requires_grad_(False) for k, v in tiny.items()}
+def test_every_method_edits_codes_under_one_call(tiny, attributes, device):
+    networks = {k: copy.deepcopy(v).eval().requires_grad_(False).to(device) for k, v in tiny.items()}
     torch.manual_seed(0)
-    net = LatentClassifier(num_ws=6, w_dim=12, attributes=attributes, hidden=(9, 8), dim=4).requires_grad_(False)
+    net = LatentClassifier(num_ws=6, w_dim=12, attributes=attributes, hidden=(9, 8), dim=4)
+    net.requires_grad_(False).to(device)
     world = domains.Domain("toy", 16, (16, 16), attributes, lambda *args, **kwargs: None)
-    pipe = Pipeline(world, networks["generator"], networks["style_transformer"])
+    pipe = Pipeline(world, networks["generator"], networks["style_transformer"], device)
     ws = pipe.sample(120).contiguous()
-    logits = (ws[:, 0] - ws[:, 0].mean(0))[:, : len(attributes)].numpy()
+    logits = (ws[:, 0] - ws[:, 0].mean(0))[:, : len(attributes)].cpu().numpy()
     few = {"flow_steps": 2, "transformer_steps": 2, "contrastive_steps": 2}
     methods = comparison.Methods(pipe, net, lambda: (ws, logits), **few)
     assert len(methods) == 10

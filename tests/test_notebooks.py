@@ -1,4 +1,4 @@
-"""Every notebook at smoke size, through the workflow and from scratch; parameters are checked."""
+"""Every notebook at smoke size, through the workflow; parameters are checked."""
 
 import json
 import subprocess
@@ -45,20 +45,6 @@ def test_workflow_runs_every_notebook_once(tmp_path):
     assert set(quality["metric"]) == {"L2", "LPIPS-Alex", "ID", "MS-SSIM", "SWD", "FD-VGG16"}
     assert (quality["low"] <= quality["high"]).all()
     assert "Nothing to be done" in snakemake(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["00_domain", "01_generator", "02_train_inversion", "05_latent_classifier"])
-def test_training_from_scratch(tmp_path, name):
-    given = {"smoke": True, "from_scratch": True, "out": str(tmp_path / "figures"), "runs": str(tmp_path / "runs")}
-    notebooks.run(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "done.ipynb", given, log_output=False)
-    assert list((tmp_path / "runs").rglob("state.pt"))
-    assert list((tmp_path / "figures").glob(f"{name[:2]}_*.png"))
-
-
-def test_going_on_from_the_shipped_generator(tmp_path):
-    given = {"smoke": True, "more_steps": 2, "out": str(tmp_path / "figures"), "runs": str(tmp_path / "runs")}
-    notebooks.run(ROOT / "notebooks" / "01_generator.ipynb", tmp_path / "done.ipynb", given, log_output=False)
-    assert [p.name for p in (tmp_path / "runs").glob("generator_*/samples/*")] == ["000002.png"]
 
 
 def test_folders_are_seen_from_where_the_caller_is(tmp_path, monkeypatch):

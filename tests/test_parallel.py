@@ -180,7 +180,7 @@ def difference(a: dict, b: dict) -> float:
     return sum(float((a[name].double() - b[name].double()).square().sum()) for name in names) ** 0.5
 
 
-@pytest.mark.parametrize("method", ["style_transformer", "psp", "restyle_psp", "restyle_style_transformer"])
+@pytest.mark.parametrize("method", ["style_transformer", "restyle_style_transformer"])
 def test_two_processes_train_like_one(trainable, method):
     one, two, start = (train(trainable, runs, "--method", method) for runs in ("one", "two", "start"))
     assert cli.main([*start, "--steps", "1"]) == 0

@@ -1,0 +1,75 @@
+"""Notebooks, trained from scratch too, on a device that refuses what CUDA and MPS refuse, though there is none here."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from stx import pick_device
+from tests.elsewhere import DEVICE, Elsewhere, elsewhere
+
+BOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def test_the_device_refuses_what_devices_refuse():
+    with elsewhere():
+        far, near = torch.ones(2, 3, device="mps"), torch.ones(2, 3)
+        assert (far + 1).device == far.to(torch.float16).device == DEVICE
+        assert near.device == (far * 2).cpu().device == torch.device("cpu")
+        assert near.to(far).device == DEVICE
+        assert near.to("mps").add_(1).mean() == 2
+        assert near.mean() == 1
+        for mixed in (lambda: far + near, lambda: torch.cat([far, near]), lambda: near[far[0].long()]):
+            with pytest.raises(RuntimeError, match="together"):
+                mixed()
+        for wide in (
+            far.double,
+            lambda: near.double().to("mps"),
+            lambda: torch.ones(2, dtype=torch.float64, device="mps"),
+        ):
+            with pytest.raises(TypeError, match="float64"):
+                wide()
+        for array in (far.numpy, lambda: np.asarray(far)):
+            with pytest.raises(TypeError, match="numpy"):
+                array()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(2, generator=torch.Generator(), device="mps")
+        net = copy.deepcopy(torch.nn.Linear(3, 2).to("mps"))
+        net(far).sum().backward()
+        assert isinstance(net.weight.grad, Elsewhere)
+        assert all(p.device == DEVICE for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("book", "given", "made"),
+    [
+        ("00_domain", {"from_scratch": True}, "*/state.pt"),
+        ("01_generator", {"from_scratch": True}, "*/state.pt"),
+        ("01_generator", {"more_steps": 2}, "generator_*/samples/000002.png"),
+        ("02_train_inversion", {"from_scratch": True}, "*/state.pt"),
+        ("03_inversion_quality", {}, ""),
+        ("05_latent_classifier", {"from_scratch": True}, "*/state.pt"),
+        ("06_label_editing", {}, ""),
+        ("07_reference_editing", {}, "*/state.pt"),
+        ("08_attribute_dependency", {}, ""),
+        ("09_explorer", {}, ""),
+        ("10_photographs", {}, ""),
+    ],
+)
+def test_notebooks(tmp_path, monkeypatch, book, given, made):
+    given = {"smoke": True, "out": str(tmp_path / "figures"), "runs": str(tmp_path / "runs")} | given
+    found = parameterize_notebook(load_notebook_node(str(BOOKS / f"{book}.ipynb")), given)
+    monkeypatch.chdir(BOOKS.parent)
+    shell = InteractiveShell()
+    with elsewhere():
+        for cell in found.cells:
+            if cell.cell_type == "code":
+                shell.run_cell(cell.source).raise_error()
+        assert pick_device() == DEVICE.type
+    assert list((tmp_path / "figures").glob(f"{book[:2]}_*.png"))
+    assert not made or list((tmp_path / "runs").rglob(made))
