@@ -166,8 +166,14 @@ def _check_split(name: str, count: int | None) -> None:
 
 
 def data_dir() -> Path:
-    """Where weights lie: $STX_DATA, else `data/` beside the package."""
-    return Path(os.environ.get("STX_DATA") or Path(__file__).parent.parent / "data")
+    """Where weights lie: $STX_DATA, else `data/` of the repository. Raises `DomainError` where there is neither."""
+    if given := os.environ.get("STX_DATA"):
+        return Path(given)
+    root = Path(__file__).parent.parent
+    if not (root / "pyproject.toml").is_file():
+        remedy = "set STX_DATA to the data/ of a clone, or install a clone with `pip install -e .`"
+        raise DomainError(f"{root / 'stx'} was installed without the repository's weights: {remedy}")
+    return root / "data"
 
 
 def cache_dir() -> Path:

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 import stx
-from stx import cli, images, pipeline, weights
+from stx import cli, domains, images, pipeline, weights
 from stx.domains import DomainError
 from stx.pickles import WeightsError
 from stx.shards import load_codes
@@ -35,6 +35,18 @@ def test_front_door(pipe):
     assert torch.equal(again, pipe.synthesize(ws))  # noise is constant unless asked for
     assert torch.equal(again, pipe.synthesize(ws.double().numpy()))
     assert pipe.invert(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.float64)).dtype == torch.float32
+
+
+def test_installed_without_its_repository_stx_says_where_weights_come_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("STX_DATA", raising=False)
+    monkeypatch.setattr(domains, "__file__", str(tmp_path / "stx" / "domains.py"))
+    with pytest.raises(DomainError, match="STX_DATA"):
+        stx.load("avatars", device="cpu")
+    assert cli.main(["weights"]) == 2
+    assert "pip install -e ." in capsys.readouterr().err
+    monkeypatch.setenv("STX_DATA", str(tmp_path / "none"))
+    with pytest.raises(WeightsError, match="none/avatars/generator/config.json: missing"):
+        stx.load("avatars", device="cpu")
 
 
 def test_any_batch_gives_the_same_codes(pipe, monkeypatch):
