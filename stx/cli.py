@@ -158,7 +158,7 @@ def _train(options: argparse.Namespace) -> int:
     given |= {k: v for k in ("steps", "batch", "accumulate", "precision") if (v := getattr(options, k)) is not None}
     if options.network == "generator" and (options.accumulate or options.precision or options.compared):
         raise ValueError("--accumulate, --precision and --compared are for encoders")
-    record = provenance(command=f"stx train {options.network}", domain=domain.name, **given)
+    record = provenance(command=f"stx train {options.network}", device=device, domain=domain.name, **given)
     if options.network == "generator":
         recipe = recipes.generator_recipe(domain, **given)
         generator, discriminator, log = recipes.train_generator(domain, recipe, run / "generator", device=device)

@@ -55,18 +55,19 @@ def looks(names: Iterable[str]) -> dict[str, dict]:
     return {name: {"color": colors[c], "marker": MARKERS[m]} for name, (c, m) in zip(names, pairs, strict=False)}
 
 
-def provenance(**parameters) -> dict:
-    """What a result depends on: parameters, versions, device, commit, time."""
+def provenance(*, device: str = "cpu", **parameters) -> dict:
+    """What a result depends on: parameters, versions, processor, device (of `stx.pick_device`), commit, time."""
     root = Path(__file__).parent.parent
+    system = f"{platform.system()} {platform.machine()}"
     return {
         "parameters": parameters,
         "commit": _git(root, "rev-parse", "HEAD") or "unknown",
         "uncommitted_changes": bool(_git(root, "status", "--porcelain", "--", "stx", "notebooks", "data")),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{system}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -97,7 +98,8 @@ def save_table(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.csv", table.to_csv(index=False))
     packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
-    made = f"Made {record['made']} by stx {record['commit'][:12]} on {record['machine']} ({packages})."
+    where = record["machine"] if record["device"] == "cpu" else f"{record['device']}, {record['machine']}"
+    made = f"Made {record['made']} by stx {record['commit'][:12]} on {where} ({packages})."
     rounded, words = {"floatfmt": ".4g"}, {"disable_numparse": True}
     body = table.to_markdown(index=False, **rounded) if shown is None else shown.to_markdown(index=False, **words)
     write_text(folder / f"{name}.md", "\n\n".join(part for part in (body, note, made) if part) + "\n")

@@ -1,8 +1,10 @@
 """Notebooks, trained from scratch too, on a device that refuses what CUDA and MPS refuse, though there is none here."""
 
 import copy
+import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -71,5 +73,7 @@ def test_notebooks(tmp_path, monkeypatch, book, given, made):
             if cell.cell_type == "code":
                 shell.run_cell(cell.source).raise_error()
         assert pick_device() == DEVICE.type
-    assert list((tmp_path / "figures").glob(f"{book[:2]}_*.png"))
+    plt.close("all")
+    records = list((tmp_path / "figures").glob(f"{book[:2]}_*.json"))
+    assert {json.loads(path.read_text())["device"] for path in records} == {DEVICE.type}
     assert not made or list((tmp_path / "runs").rglob(made))

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from stx import cli, figures
 
@@ -21,6 +22,15 @@ def test_index_shows_every_figure_and_table_with_its_record(tmp_path):
     assert "A note." in text
     assert "| 150 |" not in text
     assert "[table](03_long.md)" in text
+
+
+def test_a_record_names_processor_and_device_and_so_does_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": "A Big GPU"}.get)
+    for device, told in (("cpu", "on Linux"), ("mps", "on mps, Linux"), ("cuda:1", "on A Big GPU, Linux")):
+        record = figures.provenance(device=device)
+        assert torch.backends.cpu.get_cpu_capability() in record["machine"]
+        figures.save_table(pd.DataFrame({"a": [1]}), "t", tmp_path, record | {"machine": "Linux, 2 cores"})
+        assert f"{told}, 2 cores" in (tmp_path / "t.md").read_text()
 
 
 def test_sweep_is_mean_and_sd_by_row(tmp_path, capsys):
