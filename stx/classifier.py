@@ -34,7 +34,7 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b attributes"]:
         if image.shape[2:] != (self.size, self.size):
-            image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True)
+            image = resize(image, (self.size, self.size))
         return self.head(self.backbone(image)[-1])
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from stx import avatars, images
 from stx.backbone import IRSE
 from stx.domains import batch_positions
+from stx.ops import pool, resize
 from stx.training import Resumable
 
 FACE = (35, 223, 32, 220)  # top, bottom, left, right of the face in an aligned picture of 256 px
@@ -67,16 +68,16 @@ class IdentityNet(nn.Module):
         if self.face:
             image = face_crop(image, self.size)
         elif image.shape[2:] != (self.size, self.size):
-            image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True)
+            image = resize(image, (self.size, self.size))
         return F.normalize(self.output_layer(self.backbone(image)[-1]))
 
 
 def face_crop(image: Float[Tensor, "b 3 h w"], size: int = 112) -> Float[Tensor, "b 3 size size"]:
     """The face of an FFHQ-aligned picture: averaged to 256 px, `FACE` cut out and averaged to `size` (pSp, IDLoss)."""
     if image.shape[2:] != (256, 256):
-        image = F.adaptive_avg_pool2d(image, (256, 256))
+        image = pool(image, (256, 256))
     top, bottom, left, right = FACE
-    return F.adaptive_avg_pool2d(image[:, :, top:bottom, left:right], (size, size))
+    return pool(image[:, :, top:bottom, left:right], (size, size))
 
 
 class MoCo(nn.Module):

@@ -5,6 +5,7 @@ is compiled, and first and second derivatives come from autograd on every device
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,28 @@ def fir_kernel(taps: tuple[float, ...] = (1, 3, 3, 1), gain: float = 1.0) -> Flo
     """The outer product of `taps`, normalised to the sum `gain`."""
     one = torch.tensor(taps, dtype=torch.float32)
     return torch.outer(one, one) * (gain / one.sum() ** 2)
+
+
+def pool(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c out_h out_w"]:
+    """`F.adaptive_avg_pool2d` on every device: that of MPS takes only sizes of which one divides the other."""
+    if x.device.type == "mps":
+        return _by_matrices(F.adaptive_avg_pool2d, x, size)
+    return F.adaptive_avg_pool2d(x, size)
+
+
+def resize(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c out_h out_w"]:
+    """Bilinear with antialiasing, with a gradient on every device: that of MPS has none."""
+
+    def bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(image, size, mode="bilinear", antialias=True)
+
+    return _by_matrices(bilinear, x, size) if x.device.type == "mps" else bilinear(x, size)
+
+
+def _by_matrices(operation: Callable[..., Tensor], x: Tensor, size: tuple[int, int]) -> Tensor:
+    """A linear operation on rows and columns as the two matrices that it is, read off the identity on the CPU."""
+    rows, columns = (operation(torch.eye(n)[None, None], (m, n))[0, 0] for n, m in zip(x.shape[2:], size, strict=True))
+    return rows.to(x) @ x @ columns.T.to(x)
 
 
 def upfirdn2d(
@@ -123,6 +146,17 @@ def folded_weight(
     if demodulate:
         gain = gain * torch.rsqrt(weight.square().sum((1, 2, 3)) + EPSILON)[:, None, None, None]
     return weight * gain
+
+
+class Pool(nn.Module):
+    """`pool` to a square, as a layer."""
+
+    def __init__(self, side: int):
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c side side"]:
+        return pool(x, (self.side, self.side))
 
 
 class EqualLinear(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stx.backbone import IRSE, upsample_add
 from stx.encoder import Encoder
-from stx.ops import EqualLinear, PointwiseConv2d
+from stx.ops import EqualLinear, PointwiseConv2d, Pool
 from stx.stylegan2 import Generator
 
 MIDDLE, FINE = 3, 7  # the first tokens of the middle and of the fine map
@@ -113,7 +113,7 @@ class PSP(Encoder):
             self.linear = EqualLinear(w_dim, w_dim)
         elif head == "W+":
             flat = nn.Linear(w_dim * POOLED**2, hidden)
-            self.output_layer_2 = nn.Sequential(nn.BatchNorm2d(w_dim), nn.AdaptiveAvgPool2d(POOLED), nn.Flatten(), flat)
+            self.output_layer_2 = nn.Sequential(nn.BatchNorm2d(w_dim), Pool(POOLED), nn.Flatten(), flat)
             self.linear = EqualLinear(hidden, w_dim * num_ws)
 
     @classmethod

@@ -1,7 +1,8 @@
 """A device that is not there: its tensors lie in the CPU's memory and refuse what tensors of an accelerator refuse.
 
 Numbers of it say nothing about an accelerator. It finds what no run on a CPU can: tensors left on another device,
-float64 where MPS has none, numpy arrays taken from a device, random generators of another one.
+float64 where MPS has none, numpy arrays taken from a device, random generators of another one, and two resizings that
+MPS lacks (PyTorch issues 143864 and 141287).
 """
 
 import functools
@@ -48,6 +49,16 @@ def here(x):
     return torch.device("cpu") if isinstance(x, torch.device) or isinstance(x, str) and x == DEVICE.type else x
 
 
+def lacking(name: str, x=None, size=None, *_, mode: str = "", antialias: bool = False, **__) -> bool:
+    """What MPS does not have: pooling to a size of which neither divides the other, a gradient of antialiasing."""
+    if antialias and x.requires_grad:
+        return True
+    if name != "adaptive_avg_pool2d" and mode != "area":
+        return False
+    sizes = zip(x.shape[2:], size if isinstance(size, tuple | torch.Size) else (size, size), strict=True)
+    return any(n % m and m % n for n, m in sizes)
+
+
 class Pretence(TorchFunctionMode):
     """Watches every call of PyTorch."""
 
@@ -75,6 +86,8 @@ class Pretence(TorchFunctionMode):
                 raise RuntimeError(f"{name}: tensors of {DEVICE} and of the CPU together")
             if any(isinstance(x, torch.Generator) for x in given):
                 raise RuntimeError(f"{name}: a random generator of the CPU for a tensor of {DEVICE}")
+            if lacking(name, *args, **kwargs):
+                raise RuntimeError(f"{name}: not so on {DEVICE}")
         with plainly():
             found = func(*map(here, args), **{key: here(x) for key, x in kwargs.items()})
             if name in ("to", "cpu") and found is args[0] and isinstance(found, Elsewhere) != there:

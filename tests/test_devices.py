@@ -2,17 +2,20 @@
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from stx import pick_device
+from stx import align, images, ops, pick_device
+from stx.identity import face_crop
 from tests.elsewhere import DEVICE, Elsewhere, elsewhere
 
 BOOKS = Path(__file__).parent.parent / "notebooks"
@@ -39,12 +42,36 @@ def test_the_device_refuses_what_devices_refuse():
         for array in (far.numpy, lambda: np.asarray(far)):
             with pytest.raises(TypeError, match="numpy"):
                 array()
+        grown = torch.nn.Parameter(torch.ones(1, 1, 6, 6, device="mps"))
+        for lacking in (partial(F.interpolate, mode="bilinear", antialias=True), F.adaptive_avg_pool2d):
+            with pytest.raises(RuntimeError, match="on mps"):
+                lacking(grown, (4, 4))
         with pytest.raises(RuntimeError, match="generator"):
             torch.randn(2, generator=torch.Generator(), device="mps")
         net = copy.deepcopy(torch.nn.Linear(3, 2).to("mps"))
         net(far).sum().backward()
         assert isinstance(net.weight.grad, Elsewhere)
         assert all(p.device == DEVICE for p in net.parameters())
+
+
+@pytest.mark.parametrize("size", [(112, 112), (7, 188), (224, 20), (60, 5)])
+def test_resizing_is_that_of_pytorch(device, size):
+    image = torch.randn(2, 3, 188, 10)
+    smooth = partial(F.interpolate, mode="bilinear", antialias=True)
+    for ours, theirs in ((ops.pool, F.adaptive_avg_pool2d), (ops.resize, smooth)):
+        near, far = image.clone().requires_grad_(), image.clone().to(device).requires_grad_()
+        expected, found = theirs(near, size), ours(far, size)
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=1e-5)
+        expected.square().sum().backward()
+        found.square().sum().backward()
+        torch.testing.assert_close(far.grad.cpu(), near.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_faces_are_cut_out_and_found(device):
+    picture = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(face_crop(picture.to(device)).cpu(), face_crop(picture), atol=1e-5, rtol=1e-5)
+    photo = images.read_image(align.packaged_portraits()[0])
+    assert len(align.find_faces(photo, device=device)) == 1
 
 
 @pytest.mark.parametrize(
