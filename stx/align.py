@@ -40,7 +40,9 @@ def _detector(device: str):
         from facenet_pytorch import MTCNN
     except ImportError:
         raise WeightsError("no face detector: run pip install --no-deps facenet-pytorch==2.6.0") from None
-    return MTCNN(keep_all=True, device="cpu" if device == "mps" else device)  # it pools to sizes that MPS does not take
+    return MTCNN(
+        keep_all=True, device="cpu" if device.startswith("mps") else device
+    )  # it pools to sizes that MPS does not take
 
 
 def find_faces(photo: UInt8[np.ndarray, "h w 3"], *, device: str = "cpu") -> list[Face]:

@@ -88,7 +88,7 @@ class Explorer:
     Raises `WeightsError` for a domain without a latent classifier.
     """
 
-    def __init__(self, domain: str | Path = "avatars", *, device: str = "auto", seed: int = 0):
+    def __init__(self, domain: str | Path = "avatars", *, device: str | torch.device = "auto", seed: int = 0):
         self.pipe: Pipeline = pipeline.load(domain, device=device)
         self.seed = seed
         self.classifier: nn.Module = self.pipe.network("latent_classifier")

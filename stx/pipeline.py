@@ -31,11 +31,12 @@ def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
     return [dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)]
 
 
-def pick_device(device: str = "auto") -> str:
+def pick_device(device: str | torch.device = "auto") -> str:
     """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `ValueError` for an absent one.
 
     Of several processes (`stx.parallel`) each gets its own.
     """
+    device = str(device)
     if device == "auto" and parallel.count() > 1:
         return parallel.device()
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -119,14 +120,14 @@ class Pipeline:
 def load(
     domain: str | Path = "avatars",
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     folder: str | Path | None = None,
     encoder: str = "style_transformer",
 ) -> Pipeline:
     """The pipeline of a domain, with its trained weights.
 
-    domain: "avatars", "ffhq", "cars", or a folder of pictures. folder: of its networks (default `data/<domain>/`).
-    encoder: the folder of the encoder in it, e.g. "psp", "e4e" or "restyle_psp" of converted files.
+    domain: "avatars", "ffhq", "cars", or a folder of pictures. device: see `pick_device`. folder: of its networks
+    (default `data/<domain>/`). encoder: its folder in there, e.g. "psp", "e4e" or "restyle_psp" of converted files.
     Raises `DomainError` for an unknown domain, `WeightsError` for missing or unfit weights.
     """
     device = pick_device(device)

@@ -54,6 +54,15 @@ def test_the_device_refuses_what_devices_refuse():
         assert all(p.device == DEVICE for p in net.parameters())
 
 
+def test_devices_are_words_or_those_of_torch(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device(torch.device("cpu")) == "cpu"
+    with pytest.raises(ValueError, match="device 'cuda:1' is not available here; there is: cpu"):
+        pick_device("cuda:1")
+    with elsewhere():
+        assert pick_device("mps:0") == "mps:0"
+
+
 @pytest.mark.parametrize("size", [(112, 112), (7, 188), (224, 20), (60, 5)])
 def test_resizing_is_that_of_pytorch(device, size):
     image = torch.randn(2, 3, 188, 10)
