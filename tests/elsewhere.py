@@ -103,10 +103,12 @@ def elsewhere():
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     known = functools.wraps(torch.backends.mps.is_available)(lambda: True)
+    no_gpu = functools.wraps(torch.cuda.is_available)(lambda: False)
     try:
         with (
             mock.patch.object(torch.backends.mps, "is_available", known),
             mock.patch.object(torch.mps, "synchronize", lambda: None),
+            mock.patch.object(torch.cuda, "is_available", no_gpu),
             Pretence(),
         ):
             yield
