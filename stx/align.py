@@ -40,9 +40,8 @@ def _detector(device: str):
         from facenet_pytorch import MTCNN
     except ImportError:
         raise WeightsError("no face detector: run pip install --no-deps facenet-pytorch==2.6.0") from None
-    return MTCNN(
-        keep_all=True, device="cpu" if device.startswith("mps") else device
-    )  # it pools to sizes that MPS does not take
+    here = "cpu" if device.startswith("mps") else device  # MTCNN pools to sizes that MPS does not take
+    return MTCNN(keep_all=True, device=here)
 
 
 def find_faces(photo: UInt8[np.ndarray, "h w 3"], *, device: str = "cpu") -> list[Face]:

@@ -8,9 +8,10 @@ by power iteration on finite differences of the gradient. Beside them, the form 
 import difflib
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 ITERATIONS, XI = 8, 1e-2  # of the power iteration: the released script has one iteration and 1e-4
@@ -29,16 +30,23 @@ def position(attribute: str, attributes: Sequence[str]) -> int:
     raise EditError(f"unknown attribute {attribute!r}{hint}; known: {', '.join(attributes)}")
 
 
-def choose(words: str, attributes: Sequence[str], usual: Sequence[str]) -> list[str]:
-    """The attributes that `words` names, with commas between them.
+def choose(words: str, attributes: Sequence[str], usual: Sequence[str]) -> dict[str, int]:
+    """The attributes that `words` names, with commas between them, and their positions.
 
     "" stands for those of `usual` that are known, or where none is, for the first known ones, as many. Raises
     `EditError` for an unknown one.
     """
-    named = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
-    for name in named:
-        position(name, attributes)
-    return named or [name for name in usual if name in attributes] or list(attributes[: len(usual)])
+    named = [word.strip() for word in words.split(",") if word.strip()]
+    names = named or [name for name in usual if name in attributes] or attributes[: len(usual)]
+    return {name: position(name, attributes) for name in names}
+
+
+def addable(chosen: dict[str, int], labels: Bool[np.ndarray, "n attributes"]) -> dict[str, int]:
+    """Of chosen attributes those that some picture lacks. Raises `EditError` when every picture shows all of them."""
+    found = {name: k for name, k in chosen.items() if not labels[:, k].all()}
+    if not found:
+        raise EditError(f"all {len(labels)} pictures show {', '.join(chosen)}: take more pictures, or other attributes")
+    return found
 
 
 def normalise(direction: Float[Tensor, "b num_ws w_dim"], *, per_token: bool = False) -> Tensor:

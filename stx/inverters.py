@@ -38,7 +38,7 @@ COSTS = {"M parameters": "lower", "GFLOPs": "lower", "s per picture": "lower"}
 
 @dataclass(frozen=True)
 class Inverter:
-    """A method. run: pictures `[b, 3, h, w]` in [-1, 1] on any device, as the domain's encoders see them, to the found.
+    """A method. run: finds the codes of pictures `[b, 3, h, w]` in [-1, 1], as the domain's encoders see them.
 
     net: the encoder; None where every picture is searched for. trained: pictures seen in training, repeats counted;
     None where that is not known. steps: of a search, whose `run` also takes another number of `steps`. batch: pictures
@@ -53,7 +53,7 @@ class Inverter:
     batch: int = ENCODED
 
     def invert(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
-        """The codes alone."""
+        """The codes alone, of pictures on any device."""
         return self.run(image).ws
 
 

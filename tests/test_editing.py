@@ -1,5 +1,6 @@
 """Directions from the latent classifier: the stored first order, the true Hessian, the released form, errors."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -106,11 +107,15 @@ def test_token_range_and_strength_per_code():
 
 def test_chosen_attributes():
     known, usual = ("Bald", "Smiling", "Hat", "Young"), ["Smiling", "Beard", "Bald"]
-    assert editing.choose(" Hat,Young , Hat,", known, usual) == ["Hat", "Young"]
-    assert editing.choose("", known, usual) == ["Smiling", "Bald"]
-    assert editing.choose("", known, ["Red", "Green"]) == ["Bald", "Smiling"]
+    assert editing.choose(" Hat,Young , Hat,", known, usual) == {"Hat": 2, "Young": 3}
+    assert editing.choose("", known, usual) == {"Smiling": 1, "Bald": 0}
+    assert editing.choose("", known, ["Red", "Green"]) == {"Bald": 0, "Smiling": 1}
     with pytest.raises(editing.EditError, match=r"'hat' \(did you mean Hat\?\)"):
         editing.choose("Bald,hat", known, usual)
+    labels = np.array([[True, False], [True, True]])
+    assert editing.addable({"Bald": 0, "Smiling": 1}, labels) == {"Smiling": 1}
+    with pytest.raises(editing.EditError, match="all 2 pictures show Bald: take more"):
+        editing.addable({"Bald": 0}, labels)
 
 
 def test_unknown_attribute_and_unfit_codes(small):
