@@ -189,7 +189,7 @@ class Generator(nn.Module):
 
     def broadcast(self, w: Float[Tensor, "b w_dim"]) -> Float[Tensor, "b num_ws w_dim"]:
         """One w for every token: W into W+."""
-        return w[:, None].expand(-1, self.num_ws, -1)
+        return w[:, None].repeat(1, self.num_ws, 1)  # a view would change all tokens where one is changed
 
     @staticmethod
     def truncate(w: Tensor, psi: float, w_avg: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Generator(nn.Module):
 
     def w_avg(self) -> Float[Tensor, "w_dim"]:
         """The average w: `latent_avg` as the checkpoint has it, else by sampling."""
-        return self.latent_avg if self.latent_avg.any() else self.mean_w()
+        return self.latent_avg.clone() if self.latent_avg.any() else self.mean_w()
 
     def style_layers(self) -> list[tuple[str, ModulatedConv2d, int]]:
         """(name, layer, its token) in the order of use: conv1, to_rgb1, convs.0, convs.1, to_rgbs.0, ..."""

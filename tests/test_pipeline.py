@@ -100,6 +100,15 @@ def test_sampling_and_truncation(pipe):
     torch.testing.assert_close(b, pipe.generator.w_avg() + 0.5 * (a - pipe.generator.w_avg()))
 
 
+def test_a_token_can_be_changed_in_place(pipe):
+    ws, average = pipe.sample(2), pipe.generator.w_avg()
+    before = ws.clone()
+    ws[:, 3] = 0
+    assert torch.equal(ws[:, :3], before[:, :3]) and torch.equal(ws[:, 4:], before[:, 4:])
+    average += 1
+    assert not torch.equal(average, pipe.generator.w_avg())
+
+
 def test_noise_modes(pipe):
     ws = pipe.sample(2)
     for layer in [pipe.generator.conv1, *pipe.generator.convs]:
