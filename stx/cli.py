@@ -24,10 +24,11 @@ from stx import (
 from stx.domains import DomainError
 from stx.figures import progress, provenance, save_table, sweep, write_index
 from stx.inversion import PRECISIONS
-from stx.methods import COMPARED, METHODS
+from stx.methods import COMPARED, METHODS, add_own
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
+OWN = "a Python file with methods of your own, as in the README"
 ERRORS = (images.ImageError, DomainError, WeightsError, TrainingError, notebooks.NotebookError, ValueError, OSError)
 
 
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets codes, index.json and NAME.png")
     invert.add_argument("--domain", default="avatars", help="avatars, ffhq, cars or a folder of pictures")
     invert.add_argument("--encoder", default="style_transformer", help="its folder: psp, e4e, restyle_psp, ...")
+    invert.add_argument("--own", default="", metavar="FILE", help=OWN)
     invert.add_argument("--align", action="store_true", help="photographs: invert each face, aligned as FFHQ's")
     invert.add_argument("--codes-only", action="store_true", help="draw nothing")
     invert.add_argument("--shard", type=_count, default=shards.SHARD, metavar="N", help="codes in a file")
@@ -66,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a network for a domain; goes on where it stopped")
     train.add_argument("network", choices=["generator", "encoder"])
     train.add_argument("domain", help="a folder of pictures, ffhq or cars")
-    train.add_argument("--method", default="style_transformer", choices=list(METHODS), help="of the encoder")
+    train.add_argument("--method", default="style_transformer", help=f"of the encoder: {', '.join(METHODS)}")
+    train.add_argument("--own", default="", metavar="FILE", help=OWN)
     train.add_argument("--steps", type=_count, help="updates in all (default: of the avatars)")
     train.add_argument("--compared", action="store_true", help="with the sizes and the budget of the table of encoders")
     train.add_argument("--batch", type=_count, help="pictures per update, of all processes together (default: 16)")
@@ -127,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _invert(options: argparse.Namespace) -> int:
+    add_own(options.own)
     paths = pipeline.names_of(options.pictures)
     pipe = pipeline.load(options.domain, device=options.device, encoder=options.encoder)
     there, failed = shards.invert_files(
@@ -151,6 +155,9 @@ def _code(failed: int, count: int) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    add_own(options.own)
+    if options.method not in METHODS:
+        raise ValueError(f"unknown method {options.method!r}: {', '.join(METHODS)}")
     device = pipeline.pick_device(options.device)
     domain = domains.load(options.domain, resolution=options.resolution)
     home, run = domains.data_dir() / domain.name, options.runs / domain.name

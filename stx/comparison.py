@@ -53,8 +53,11 @@ def until_shown(
     return torch.stack([codes[k][i] for i, k in enumerate(seen.argmax(0))])
 
 
+OWN: dict[str, Callable[["Methods"], Method]] = {}  # methods from elsewhere, by title (`stx.methods.add_own`)
+
+
 class Methods(Mapping):
-    """Every method by name, each fitted when it is first asked for.
+    """Every method by name, each fitted when it is first asked for; those of `OWN` are fitted on this object.
 
     codes: gives, when a method first needs them, sampled codes (all tokens alike) and the image classifier's logits for
     their pictures. Methods without labels (GANSpace, SeFa, LatentCLR) give for an attribute the direction that goes
@@ -89,6 +92,7 @@ class Methods(Mapping):
             "StyleFlow": self._styleflow,
             "latent transformer": self._latent_transformer,
         }
+        self._fit |= {name: partial(fit, self) for name, fit in OWN.items()}
 
     def __getitem__(self, name: str) -> Method:
         if name not in self.fitted:

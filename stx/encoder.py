@@ -4,7 +4,7 @@ Alaluf et al. 2021 (2104.02699): the encoder sees the picture and what its codes
 the codes; it starts from the average code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,20 @@ class Encoder(nn.Module):
         super().__init__()
         self.num_ws, self.w_dim, self.in_channels = num_ws, w_dim, in_channels
         self.register_buffer("latent_avg", torch.zeros(num_ws, w_dim))
+
+    @classmethod
+    def for_generator(
+        cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int], **options
+    ) -> "Encoder":
+        """A new one for a generator's codes. widths, units: of the backbone; options: as the constructor's.
+
+        Raises `ValueError` when the last width is not the generator's w_dim.
+        """
+        if widths[-1] != generator.w_dim:
+            raise ValueError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
+        net = cls(num_ws=generator.num_ws, widths=widths, units=units, **options)
+        net.latent_avg.copy_(generator.w_avg())
+        return net
 
     @property
     def passes(self) -> int:

@@ -176,7 +176,7 @@ class ExplorerApp:
             self._quiet = False
 
     def _scale(self, method: str) -> None:
-        reach = REACH[method]
+        reach = REACH.get(method, 8.0)
         for slider in self.sliders.values():
             slider.min, slider.max, slider.step = -reach, reach, reach / STEPS
 

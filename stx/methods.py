@@ -4,7 +4,10 @@ Style Transformer (Hu et al. 2022) and its ablations; pSp (Richardson et al. 202
 three of them (Alaluf et al. 2021), IDInvert's domain-guided encoder (Zhu et al. 2020).
 """
 
+import importlib.util
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from stx.domains import Domain
@@ -20,7 +23,7 @@ SLOWER = 0.2  # the rate of e4e's latent discriminator, as a share of the encode
 
 @dataclass(frozen=True)
 class Method:
-    """title: as tables have it; network and options: what `for_generator` is called with; extras: by name.
+    """title: as tables have it; network: an `Encoder`, with options for its `for_generator`; extras: by name.
 
     claim: what the paper says of it beside the Style Transformer, in our words ("" where it says nothing).
     """
@@ -68,6 +71,23 @@ METHODS = {
 }
 
 
+def add_own(path: str | Path) -> None:
+    """Runs a Python file of one's own, which adds methods to the comparison; nothing where `path` is empty.
+
+    Encoders go into `METHODS` and `stx.weights.NETWORKS`, ways to edit into `stx.comparison.OWN`. Raises `ValueError`
+    for a path that is no Python file.
+    """
+    if not str(path):
+        return
+    path = Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"{path}: no such Python file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+
+
 def build_encoder(
     method: Method, generator: Generator, domain: Domain, recipe: Any, device: str = "cpu"
 ) -> tuple[Encoder, list[Extra]]:
@@ -75,7 +95,7 @@ def build_encoder(
     options = dict(method.options)
     if method.network is PSP:
         options |= {"input_side": max(domain.input_size), "hidden": recipe.hidden}
-    elif recipe.hidden:
+    elif method.network is StyleTransformer and recipe.hidden:
         options["feed_forward"] = 4 * recipe.hidden
     encoder = method.network.for_generator(generator, widths=recipe.widths, units=recipe.units, **options)
     return encoder, [_extra(name, encoder, generator, recipe, device) for name in method.extras]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from stx.backbone import IRSE, upsample_add
 from stx.encoder import Encoder
 from stx.ops import EqualLinear, PointwiseConv2d, Pool
-from stx.stylegan2 import Generator
 
 MIDDLE, FINE = 3, 7  # the first tokens of the middle and of the fine map
 HEADS = ("pyramid", "last map", "W", "W+")  # where tokens come from
@@ -115,15 +114,6 @@ class PSP(Encoder):
             flat = nn.Linear(w_dim * POOLED**2, hidden)
             self.output_layer_2 = nn.Sequential(nn.BatchNorm2d(w_dim), Pool(POOLED), nn.Flatten(), flat)
             self.linear = EqualLinear(hidden, w_dim * num_ws)
-
-    @classmethod
-    def for_generator(cls, generator: Generator, *, widths: Sequence[int], units: Sequence[int], **options) -> "PSP":
-        """A new one for a generator's codes. Raises `ValueError` when the last width is not the generator's w_dim."""
-        if widths[-1] != generator.w_dim:
-            raise ValueError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
-        net = cls(num_ws=generator.num_ws, widths=widths, units=units, **options)
-        net.latent_avg.copy_(generator.w_avg())
-        return net
 
     def offsets(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b num_ws w_dim"]:
         """Codes as offsets from the average."""

@@ -148,16 +148,13 @@ class StyleTransformer(Encoder):
         options: as the constructor's. Free tokens start as w of random z.
         Raises `ValueError` when the last width is not the generator's w_dim.
         """
-        if widths[-1] != generator.w_dim:
-            raise ValueError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
-        n_mlp = generator.config["n_mlp"]
-        net = cls(num_ws=generator.num_ws, n_mlp=n_mlp, widths=widths, units=units, **options)
+        options = {"n_mlp": generator.config["n_mlp"]} | options
+        net = super().for_generator(generator, widths=widths, units=units, **options)
         if net.config["mapping"]:
             net.style.load_state_dict(generator.style.state_dict())
         else:
             with torch.no_grad():
                 net.encoder.z.copy_(generator.mapping(net.encoder.z[0].to(generator.latent_avg)))
-        net.latent_avg.copy_(generator.w_avg())
         return net
 
     def queries(self) -> Float[Tensor, "queries w_dim"]:

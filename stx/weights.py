@@ -67,11 +67,14 @@ def save(
     """Writes `model.safetensors` (floating tensors as `dtype`) and `config.json`; an old pair survives a failure.
 
     notes: what to remember of the training, as JSON. bits: of mantissa that matrices and kernels keep (float16 has 10):
-    with 5 a file compresses to two thirds. Raises `TrainingError` when the disk refuses.
+    with 5 a file compresses to two thirds. Raises `TrainingError` when the disk refuses, `WeightsError` for a class
+    that is not in `NETWORKS`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    kind = next(name for name, cls in NETWORKS.items() if isinstance(net, cls))
+    kind = next((name for name, cls in NETWORKS.items() if isinstance(net, cls)), None)
+    if kind is None:
+        raise WeightsError(f"a {type(net).__name__} is not in stx.weights.NETWORKS, so it could not be read again")
     tensors = {k: v.detach().cpu() for k, v in net.state_dict().items()}
     if bits is not None:
         tensors = {k: _rounded(v, bits) if v.is_floating_point() and v.ndim > 1 else v for k, v in tensors.items()}
@@ -92,7 +95,8 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
     try:
         net = NETWORKS[config["network"]](**config["args"])
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{folder}/config.json does not describe a known network ({error})") from None
+        told = f"{folder}/config.json does not describe a known network ({error}); one of your own needs its file (own)"
+        raise WeightsError(told) from None
     if not path.is_file():
         raise WeightsError(f"{path}: missing; train it with its notebook, or fetch data/ again")
     try:

@@ -1,9 +1,11 @@
 import contextlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from stx import pick_device, weights
+from stx import comparison, methods, pick_device, weights
 from stx.classifier import AttributeClassifier
 from stx.directions import Directions
 from stx.identity import IdentityNet, MobileFace, MoCo
@@ -44,6 +46,20 @@ def home(tmp_path, tiny):
     for name in ("generator", "discriminator", "style_transformer", "classifier", "identity"):
         weights.save(tiny[name], tmp_path / "home" / name, dtype=torch.float32)
     return tmp_path / "home"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The README's file with methods of one's own; what it adds in this process is taken out again."""
+    tables = [methods.METHODS, weights.NETWORKS, comparison.OWN]
+    before = [dict(table) for table in tables]
+    path = tmp_path / "mine.py"
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    path.write_text(re.search(r"```python\n(# mine.py.*?)```", readme, re.DOTALL)[1])
+    yield path
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
 
 
 @pytest.fixture(params=["here", "elsewhere"])

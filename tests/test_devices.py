@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,13 +95,14 @@ def test_faces_are_cut_out_and_found(device):
         ("05_latent_classifier", {"from_scratch": True}, "*/state.pt"),
         ("06_label_editing", {}, ""),
         ("07_reference_editing", {}, "*/state.pt"),
-        ("08_attribute_dependency", {}, ""),
+        ("08_attribute_dependency", {"own": "mine.py"}, ""),
         ("09_explorer", {}, ""),
         ("10_photographs", {}, ""),
     ],
 )
-def test_notebooks(tmp_path, monkeypatch, book, given, made):
+def test_notebooks(tmp_path, monkeypatch, own, book, given, made):
     given = {"smoke": True, "out": str(tmp_path / "figures"), "runs": str(tmp_path / "runs")} | given
+    given |= {"own": str(own)} if "own" in given else {}
     found = parameterize_notebook(load_notebook_node(str(BOOKS / f"{book}.ipynb")), given)
     monkeypatch.chdir(BOOKS.parent)
     shell = InteractiveShell()
@@ -113,3 +115,6 @@ def test_notebooks(tmp_path, monkeypatch, book, given, made):
     records = list((tmp_path / "figures").glob(f"{book[:2]}_*.json"))
     assert {json.loads(path.read_text())["device"] for path in records} == {DEVICE.type}
     assert not made or list((tmp_path / "runs").rglob(made))
+    if "own" in given:
+        assert "mean difference" in set(pd.read_csv(tmp_path / "figures" / "08_methods.csv")["method"])
+        assert "mean difference" not in (tmp_path / "figures" / "claims.md").read_text()

@@ -1,19 +1,21 @@
 """Every method trains with its extras, resumes, and learns; the ablations leave out what they say."""
 
 import copy
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from stx import domains, extras, recipes, weights
+from stx import cli, domains, extras, notebooks, recipes, weights
 from stx.domains import Dataset, Domain
 from stx.inversion import InversionTask
-from stx.methods import METHODS, build_encoder
+from stx.methods import METHODS, add_own, build_encoder
 from stx.psp import PSP
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2 import Generator
@@ -151,6 +153,33 @@ def test_build_takes_the_pictures_size(generator, world):
     encoder, found = build_encoder(METHODS["e4e"], generator, world, recipe())
     assert encoder.config["input_side"] == 32
     assert [type(e).__name__ for e in found] == ["Offsets", "Adversary"]
+
+
+def test_a_method_of_ones_own_joins_the_table(tmp_path, monkeypatch, own):
+    data = tmp_path / "data" / "avatars"
+    for name in ("generator", "identity", "compared/psp"):
+        shutil.copytree(ROOT / "data" / "avatars" / name, data / name)
+    monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
+    train = ["train", "encoder", "avatars", "--compared", "--method", "mine", "--steps", "2"]
+    train += ["--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    assert cli.main([*train, "--own", str(own)]) == 0
+    net = weights.load(data / "compared" / "mine")
+    assert (type(net).__name__, net.config["widths"]) == ("Mine", [16, 32, 64, 256])
+    given = {"own": str(own), "smoke": True, "out": str(tmp_path / "figures"), "device": "cpu"}
+    notebooks.run(ROOT / "notebooks" / "04_inversion_table.ipynb", tmp_path / "04.ipynb", given, log_output=False)
+    table = pd.read_csv(tmp_path / "figures" / "04_table.csv")
+    assert {"pSp", "Mine"} < set(table["method"])
+    assert np.isfinite(table[(table["method"] == "Mine") & (table["metric"] == "LPIPS-Alex")]["value"]).all()
+
+
+def test_own_methods_that_cannot_be_used(tmp_path, capsys, own):
+    assert cli.main(["train", "encoder", "avatars", "--method", "mine"]) == 2
+    assert "unknown method 'mine': style_transformer, psp" in capsys.readouterr().err
+    for path in (tmp_path / "none.py", tmp_path):
+        with pytest.raises(ValueError, match="no such Python file"):
+            add_own(path)
+    with pytest.raises(weights.WeightsError, match=r"a Linear is not in stx\.weights\.NETWORKS"):
+        weights.save(torch.nn.Linear(2, 2), tmp_path / "linear")
 
 
 def test_queue_trains_and_skips_what_is_done(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from stx import avatars, images, notebooks
+from stx.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
@@ -103,12 +104,13 @@ for name in ("nothing", "__path"):
     assert done.returncode == 0, done.stderr
 
 
-def test_python_of_the_readme_runs(tmp_path, monkeypatch):
+def test_python_of_the_readme_runs(tmp_path, monkeypatch, own):
     monkeypatch.chdir(tmp_path)
     images.save_image(avatars.draw(next(avatars.sample("test"))), tmp_path / "photo.png")
     names = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
         exec(block, names)
+    assert METHODS["mine"].network is names["Mine"]
     assert names["image"].shape == names["edited"].shape == (1, 3, 64, 64)
     assert not names["image"].equal(names["edited"])
 
