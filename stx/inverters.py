@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from stx import domains, evaluation, images, metrics, pipeline, weights
 from stx.backbone import IR_SE50
@@ -40,14 +40,14 @@ COSTS = {"M parameters": "lower", "GFLOPs": "lower", "s per picture": "lower"}
 class Inverter:
     """A method. run: finds the codes of pictures `[b, 3, h, w]` in [-1, 1], as the domain's encoders see them.
 
-    net: the encoder; None where every picture is searched for. trained: pictures seen in training, repeats counted;
-    None where that is not known. steps: of a search, whose `run` also takes another number of `steps`. batch: pictures
-    at a time.
+    net: the network; None without one. trained: pictures seen in training, repeats counted; None where that is not
+    known. steps: of a search, whose `run` also takes another number of `steps`; None of what is no search. batch:
+    pictures at a time.
     """
 
     title: str
     run: Callable[..., Inverted]
-    net: Encoder | None = None
+    net: nn.Module | None = None
     trained: int | None = None
     steps: int | None = None
     batch: int = ENCODED
@@ -55,6 +55,9 @@ class Inverter:
     def invert(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
         """The codes alone, of pictures on any device."""
         return self.run(image).ws
+
+
+OWN: dict[str, Callable[[Pipeline], Inverter]] = {}  # methods from elsewhere by name (`stx.methods.add_own`)
 
 
 @dataclass(frozen=True)
@@ -155,24 +158,25 @@ def lpips_by_step(result: Result, pipe: Pipeline, data: Dataset) -> dict[int, fl
 
 
 def cost(inverter: Inverter, pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> dict[str, float]:
-    """What the codes of one picture cost: encoder's parameters (none in a search), operations, seconds.
+    """What the codes of one picture cost: the network's parameters (none in a search), operations, seconds.
 
-    The time of encoders is a median of ten calls after two; of a search both are told from its first steps. Drawing the
-    result is left out where the method does not need it.
+    The time is a median of ten calls after two; of a search both are told from its first steps. Drawing the result is
+    left out where an encoder does not need it.
     """
     image, net = image.to(pipe.device), inverter.net
-    if net is None:
+    if inverter.steps is not None:
         clock = partial(metrics.seconds, device=pipe.device, repeats=1, warm_up=1)
         size, operations, seconds = float("nan"), *(_whole_search(inverter, image, of) for of in (metrics.flops, clock))
     else:
-        call = partial(net.invert, image, pipe.generator, pipe.domain.view)
-        size, operations = metrics.parameters(net) / 1e6, metrics.flops(call)
+        alone = isinstance(net, Encoder)
+        call = partial(net.invert, image, pipe.generator, pipe.domain.view) if alone else partial(inverter.run, image)
+        size, operations = metrics.parameters(net) / 1e6 if net else float("nan"), metrics.flops(call)
         seconds = metrics.seconds(call, device=pipe.device)
     return {
         "M parameters": size,
         "GFLOPs": operations / 1e9,
         "s per picture": seconds,
-        "training pictures": inverter.trained if net is not None else 0,
+        "training pictures": inverter.trained if inverter.steps is None else 0,
     }
 
 

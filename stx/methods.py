@@ -74,8 +74,8 @@ METHODS = {
 def add_own(path: str | Path) -> None:
     """Runs a Python file of one's own, which adds methods to the comparison; nothing where `path` is empty.
 
-    Encoders go into `METHODS` and `stx.weights.NETWORKS`, ways to edit into `stx.comparison.OWN`. Raises `ValueError`
-    for a path that is no Python file.
+    Encoders go into `METHODS` and `stx.weights.NETWORKS`, other ways to invert into `stx.inverters.OWN`, ways to edit
+    into `stx.comparison.OWN`. Raises `ValueError` for a path that is no Python file.
     """
     if not str(path):
         return

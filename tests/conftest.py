@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stx import comparison, methods, pick_device, weights
+from stx import comparison, inverters, methods, pick_device, weights
 from stx.classifier import AttributeClassifier
 from stx.directions import Directions
 from stx.identity import IdentityNet, MobileFace, MoCo
@@ -51,7 +51,7 @@ def home(tmp_path, tiny):
 @pytest.fixture
 def own(tmp_path):
     """The README's file with methods of one's own; what it adds in this process is taken out again."""
-    tables = [methods.METHODS, weights.NETWORKS, comparison.OWN]
+    tables = [methods.METHODS, weights.NETWORKS, inverters.OWN, comparison.OWN]
     before = [dict(table) for table in tables]
     path = tmp_path / "mine.py"
     readme = (Path(__file__).parent.parent / "README.md").read_text()

@@ -168,8 +168,11 @@ def test_a_method_of_ones_own_joins_the_table(tmp_path, monkeypatch, own):
     given = {"own": str(own), "smoke": True, "out": str(tmp_path / "figures"), "device": "cpu"}
     notebooks.run(ROOT / "notebooks" / "04_inversion_table.ipynb", tmp_path / "04.ipynb", given, log_output=False)
     table = pd.read_csv(tmp_path / "figures" / "04_table.csv")
-    assert {"pSp", "Mine"} < set(table["method"])
-    assert np.isfinite(table[(table["method"] == "Mine") & (table["metric"] == "LPIPS-Alex")]["value"]).all()
+    found = table.pivot(index="method", columns="metric", values="value")
+    corrected = found.loc["Mine, colours corrected"]
+    assert corrected["s per picture"] > 0 and np.isnan(corrected["M parameters"])
+    assert found.loc["Mine", "M parameters"] > 0
+    assert (found.loc[["pSp", "Mine"], ["LPIPS-Alex", "FD-VGG16"]] > 0).all(axis=None)
 
 
 def test_own_methods_that_cannot_be_used(tmp_path, capsys, own):
