@@ -106,13 +106,16 @@ for name in ("nothing", "__path"):
 
 def test_python_of_the_readme_runs(tmp_path, monkeypatch, own):
     monkeypatch.chdir(tmp_path)
-    images.save_image(avatars.draw(next(avatars.sample("test"))), tmp_path / "photo.png")
+    people = avatars.sample("test")
+    for name in ("photo.png", "reference.png"):
+        images.save_image(avatars.draw(next(people)), tmp_path / name)
     names = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
         exec(block, names)
     assert METHODS["mine"].network is names["Mine"]
     assert names["image"].shape == names["edited"].shape == (1, 3, 64, 64)
     assert not names["image"].equal(names["edited"])
+    assert not names["image"].equal(names["carried"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
