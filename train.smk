@@ -11,7 +11,6 @@ DOMAIN = str(config.get("domain", "avatars"))
 RUNS = config.get("runs", "runs/compared")
 OUT = config.get("out")  # default: data/<domain>/compared
 STEPS = config.get("steps")  # default: of the table
-OWN = config.get("own")  # a Python file with methods of one's own
 SEED = config.get("seed", 0)
 DONE = f"{RUNS}/done/{domains.short_name(DOMAIN)}"
 CHOSEN = str(config.get("methods", ",".join(METHODS))).split(",")
@@ -28,7 +27,7 @@ rule train:
     threads: 1
     params:
         python=sys.executable,
-        given=" ".join(f"--{name} {value}" for name, value in {"steps": STEPS, "out": OUT, "own": OWN}.items() if value),
+        given=" ".join(f"--{name} {value}" for name, value in {"steps": STEPS, "out": OUT}.items() if value),
     shell:
         "OMP_NUM_THREADS=1 {params.python} -m stx.cli train encoder {DOMAIN:q} --compared --method {wildcards.method}"
         " --seed {SEED} --runs {RUNS:q} {params.given}"

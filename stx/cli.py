@@ -28,7 +28,7 @@ from stx.methods import COMPARED, METHODS, add_own
 from stx.pickles import WeightsError
 from stx.training import TrainingError
 
-OWN = "a Python file with methods of your own, as in the README"
+OWN_FILE = "a Python file with methods of your own, as in the README"
 ERRORS = (images.ImageError, DomainError, WeightsError, TrainingError, notebooks.NotebookError, ValueError, OSError)
 
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets codes, index.json and NAME.png")
     invert.add_argument("--domain", default="avatars", help="avatars, ffhq, cars or a folder of pictures")
     invert.add_argument("--encoder", default="style_transformer", help="its folder: psp, e4e, restyle_psp, ...")
-    invert.add_argument("--own", default="", metavar="FILE", help=OWN)
+    invert.add_argument("--own", default="", metavar="FILE", help=OWN_FILE)
     invert.add_argument("--align", action="store_true", help="photographs: invert each face, aligned as FFHQ's")
     invert.add_argument("--codes-only", action="store_true", help="draw nothing")
     invert.add_argument("--shard", type=_count, default=shards.SHARD, metavar="N", help="codes in a file")
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("network", choices=["generator", "encoder"])
     train.add_argument("domain", help="a folder of pictures, ffhq or cars")
     train.add_argument("--method", default="style_transformer", help=f"of the encoder: {', '.join(METHODS)}")
-    train.add_argument("--own", default="", metavar="FILE", help=OWN)
+    train.add_argument("--own", default="", metavar="FILE", help=OWN_FILE)
     train.add_argument("--steps", type=_count, help="updates in all (default: of the avatars)")
     train.add_argument("--compared", action="store_true", help="with the sizes and the budget of the table of encoders")
     train.add_argument("--batch", type=_count, help="pictures per update, of all processes together (default: 16)")

@@ -75,16 +75,19 @@ def add_own(path: str | Path) -> None:
     """Runs a Python file of one's own, which adds methods to the comparison; nothing where `path` is empty.
 
     Encoders go into `METHODS` and `stx.weights.NETWORKS`, other ways to invert into `stx.inverters.OWN`, ways to edit
-    into `stx.comparison.OWN`. Raises `ValueError` for a path that is no Python file.
+    into `stx.comparison.OWN`. The file may import its neighbours. Raises `ValueError` for a path that is no
+    Python file.
     """
     if not str(path):
         return
     path = Path(path)
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(f"{path}: no such Python file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    name, folder = f"own_{path.stem}", str(path.resolve().parent)  # a name that hides no other module
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    if folder not in sys.path:
+        sys.path.append(folder)
     spec.loader.exec_module(module)
 
 

@@ -148,8 +148,8 @@ class StyleTransformer(Encoder):
         options: as the constructor's. Free tokens start as w of random z.
         Raises `ValueError` when the last width is not the generator's w_dim.
         """
-        options = {"n_mlp": generator.config["n_mlp"]} | options
-        net = super().for_generator(generator, widths=widths, units=units, **options)
+        n_mlp = generator.config["n_mlp"]
+        net = super().for_generator(generator, widths=widths, units=units, n_mlp=n_mlp, **options)
         if net.config["mapping"]:
             net.style.load_state_dict(generator.style.state_dict())
         else:

@@ -165,6 +165,18 @@ def test_a_method_of_ones_own_joins_the_table(tmp_path, monkeypatch, own):
     assert cli.main([*train, "--own", str(own)]) == 0
     net = weights.load(data / "compared" / "mine")
     assert (type(net).__name__, net.config["widths"]) == ("Mine", [16, 32, 64, 256])
+    del weights.NETWORKS["mine"]  # as in another process
+    invert = [
+        "invert",
+        str(ROOT / "figures" / "03_inversions.png"),
+        "--out",
+        str(tmp_path / "codes"),
+        "--device",
+        "cpu",
+    ]
+    invert += ["--encoder", "compared/mine"]
+    assert cli.main(invert) == 2
+    assert cli.main([*invert, "--own", str(own)]) == 0
     given = {"own": str(own), "smoke": True, "out": str(tmp_path / "figures"), "device": "cpu"}
     notebooks.run(ROOT / "notebooks" / "04_inversion_table.ipynb", tmp_path / "04.ipynb", given, log_output=False)
     table = pd.read_csv(tmp_path / "figures" / "04_table.csv")
@@ -173,6 +185,16 @@ def test_a_method_of_ones_own_joins_the_table(tmp_path, monkeypatch, own):
     assert corrected["s per picture"] > 0 and np.isnan(corrected["M parameters"])
     assert found.loc["Mine", "M parameters"] > 0
     assert (found.loc[["pSp", "Mine"], ["LPIPS-Alex", "FD-VGG16"]] > 0).all(axis=None)
+
+
+def test_own_file_imports_its_neighbours_and_hides_no_module(tmp_path):
+    (tmp_path / "the_neighbour.py").write_text("known = {}\n")
+    (tmp_path / "json.py").write_text(
+        "import json\nimport the_neighbour\nthe_neighbour.known['text'] = json.dumps([1])\n"
+    )
+    add_own(tmp_path / "json.py")
+    assert sys.modules["the_neighbour"].known == {"text": "[1]"}
+    sys.path.remove(str(tmp_path.resolve()))
 
 
 def test_own_methods_that_cannot_be_used(tmp_path, capsys, own):
