@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from stx import (
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--method", default="style_transformer", help=f"of the encoder: {', '.join(METHODS)}")
     train.add_argument("--own", default="", metavar="FILE", help=OWN_FILE)
     train.add_argument("--steps", type=_count, help="updates in all (default: of the avatars)")
+    train.add_argument("--more", type=_count, metavar="N", help="go on for N updates with the encoder that is there")
     train.add_argument("--compared", action="store_true", help="with the sizes and the budget of the table of encoders")
     train.add_argument("--batch", type=_count, help="pictures per update, of all processes together (default: 16)")
     train.add_argument(
@@ -163,8 +165,10 @@ def _train(options: argparse.Namespace) -> int:
     home, run = domains.data_dir() / domain.name, options.runs / domain.name
     given = {"seed": options.seed}
     given |= {k: v for k in ("steps", "batch", "accumulate", "precision") if (v := getattr(options, k)) is not None}
-    if options.network == "generator" and (options.accumulate or options.precision or options.compared):
-        raise ValueError("--accumulate, --precision and --compared are for encoders")
+    if options.network == "generator" and (options.accumulate or options.precision or options.compared or options.more):
+        raise ValueError("--accumulate, --precision, --compared and --more are for encoders")
+    if options.more:
+        given["steps"] = options.more
     record = provenance(command=f"stx train {options.network}", device=device, domain=domain.name, **given)
     if options.network == "generator":
         recipe = recipes.generator_recipe(domain, **given)
@@ -179,14 +183,21 @@ def _train(options: argparse.Namespace) -> int:
         else:
             recipe = recipes.encoder_recipe(domain, generator, method=options.method, **given)
         record["parameters"] |= {"method": recipe.method, "steps": recipe.steps, "batch": recipe.batch}
+        run, start = run / options.method, None
+        if options.more:
+            start, before = weights.load(home / options.method, device), pd.read_csv(home / options.method / "log.csv")
+            run = run.with_name(f"{options.method}_{weights.fingerprint(start)}")
+            record["parameters"]["more"] = options.more
         encoder, log = recipes.train_encoder(
-            domain, generator, recipe, run / options.method, identity=identity, device=device
+            domain, generator, recipe, run, identity=identity, start=start, device=device
         )
         done = {options.method: encoder}
     if not parallel.is_main():
         return 0
     if log.empty or int(log["step"].max()) < recipe.steps:
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
+    if options.more:
+        log = pd.concat([before, log.assign(step=log["step"] + before["step"].max())])
     for name, net in done.items():
         weights.ship(net, (options.out or home) / name, log, record, bits=weights.BITS if options.compared else None)
         print(f"trained {name}: {(options.out or home) / name}")

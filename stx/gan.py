@@ -1,12 +1,13 @@
 """Training of the generator: non-saturating loss, lazy R1, lazy path lengths, style mixing, averaged weights.
 
 StyleGAN2 (Karras et al. 2020, arXiv 1912.04958, sections 3.1 and 3.2, appendix B), with StyleGAN2's discriminator or
-with one on ImageNet features (`stx.projected`). A discriminator may give several logits; their losses add up.
+with one on ImageNet features (`stx.projected`). A discriminator may give several logits; their losses add up. Two more
+losses of the generator serve a training that goes on: `KeptPictures` and `ClearAttributes`.
 """
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 
 from stx import parallel
 from stx.domains import Dataset, batch_positions
+from stx.graphs import Replayed
 from stx.projected import ProjectedDiscriminator
 from stx.stylegan2 import Discriminator, Generator
-from stx.training import ema_update
+from stx.training import ema_update, falling_rate
+
+REMEMBERED = 512  # latest samples, which tell how often an attribute is shown; more would be stale
 
 
 def generator_loss(fake: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
@@ -43,13 +47,75 @@ def path_lengths(image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_
     return gradient.square().sum(2).mean(1).sqrt()
 
 
+class KeptPictures:
+    """Codes go on drawing what they draw now: the mean squared change of their pictures, some codes at a time.
+
+    With it encoders stay valid whose generator is trained on. codes: of the encoders, `[n, num_ws, w_dim]`.
+    """
+
+    name = "change"
+
+    def __init__(self, generator: Generator, codes: Float[Tensor, "n num_ws w_dim"], weight: float):
+        self.before = copy.deepcopy(generator).eval().requires_grad_(False)
+        self.codes, self.weight = codes.to(generator.latent_avg), weight
+
+    def __call__(self, generator: Generator, fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+        ws = self.codes[torch.randint(len(self.codes), (max(len(fake) // 2, 1),), device=fake.device)]
+        return F.mse_loss(generator(ws), self.before(ws))
+
+    def state_dict(self) -> dict:
+        """Nothing: codes and generator are given anew."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes nothing back."""
+
+
+class ClearAttributes:
+    """Samples show every attribute clearly or not at all, and as often as real pictures do.
+
+    The latest `REMEMBERED` samples are ranked by a frozen classifier's logit of the attribute; a sample among the share
+    that real pictures have gets the label 1, the others 0, and the classifier's cross-entropy with these labels is the
+    loss. (Pseudo-labels with aligned shares, as in ReMixMatch, Berthelot et al. 2020, arXiv 1911.09785; a classifier's
+    loss on samples as in AC-GAN, Odena et al. 2017.) judge: pictures in [-1, 1] to logits `[b, k]`; shares `[k]`.
+    """
+
+    name = "unclear"
+
+    def __init__(self, judge: Callable[[Tensor], Tensor], shares: Float[Tensor, "k"], weight: float):
+        self.judge, self.shares, self.weight = judge, shares, weight
+        self.seen = torch.full((REMEMBERED, len(shares)), torch.inf)
+
+    def __call__(self, generator: Generator, fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+        logits = self.judge(fake)
+        self.seen, self.shares = (
+            self.seen.to(logits),
+            self.shares.to(logits),
+        )  # the same tensors from the second call on
+        self.seen.copy_(torch.cat([self.seen, logits.detach()])[-REMEMBERED:])
+        known = len(self.seen) - self.seen[:, 0].isinf().sum()
+        place = ((1 - self.shares) * (known - 1)).round().long()
+        least = self.seen.sort(0).values.gather(0, place[None])  # what is not known comes last
+        return F.binary_cross_entropy_with_logits(logits, (logits.detach() > least).float())
+
+    def state_dict(self) -> dict:
+        """The logits of the latest samples."""
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes back what `state_dict` gave."""
+        self.seen = state["seen"]
+
+
 class GanTask:
     """A generator and a discriminator, their optimisers and the averaged generator (a `training.Task`).
 
-    mirror: flip half of the real pictures. mixing: probability that a sample takes two w's.
+    lr falls linearly to zero over the last `decay` share of `steps`; the mapping network's is `mapping_rate` times as
+    high. mirror: flip half of the real pictures. mixing: probability that a sample takes two w's.
     r1_gamma, r1_every; pl_weight (0: off), pl_every: the lazy regularisers. ema_images: half-life of the average in
     pictures, shortened to `ema_rampup` of the run so far. head_start: first updates, of the discriminator alone.
     discriminator: of `stx.stylegan2` or `stx.projected`; R1 is taken on what it judges, pixels or features.
+    extras: more losses of the generator, each by its weight. On CUDA updates are replayed as graphs (`stx.graphs`).
     Of several processes (`stx.parallel`) each takes its share of a batch, with its own random z and noise.
     """
 
@@ -61,6 +127,8 @@ class GanTask:
         data: Dataset,
         batch: int = 16,
         lr: float = 2e-3,
+        decay: float = 0.0,
+        steps: int = 0,
         mirror: bool = False,
         mixing: float = 0.7,
         r1_gamma: float = 0.5,
@@ -70,6 +138,8 @@ class GanTask:
         ema_images: float = 10_000,
         ema_rampup: float = 0.05,
         head_start: int = 0,
+        mapping_rate: float = 1.0,
+        extras: Sequence[KeptPictures | ClearAttributes] = (),
         seed: int = 0,
         device: str = "cpu",
     ):
@@ -80,9 +150,25 @@ class GanTask:
         self.mirror, self.mixing, self.r1_gamma, self.r1_every = mirror, mixing, r1_gamma, r1_every
         self.pl_weight, self.pl_every, self.pl_mean = pl_weight, pl_every, 0.0
         self.ema_images, self.ema_rampup, self.head_start = ema_images, ema_rampup, head_start
-        self.g_optimizer = _lazy_adam(self.generator.parameters(), lr, pl_every if pl_weight else None)
+        self.extras = extras
+        parts = dict(self.generator.named_parameters())
+        mapping = [parts.pop(name) for name in list(parts) if name.startswith("style.")]
+        groups = [(parts.values(), lr), (mapping, lr * mapping_rate)]
+        cuda = torch.device(device).type == "cuda"
+        self.g_optimizer = _lazy_adam(groups, pl_every if pl_weight else None, cuda)
         self.learning = [p for p in self.discriminator.parameters() if p.requires_grad]
-        self.d_optimizer = _lazy_adam(self.learning, lr, r1_every if r1_gamma else None)
+        self.d_optimizer = _lazy_adam([(self.learning, lr)], r1_every if r1_gamma else None, cuda)
+        self.g_schedule, self.d_schedule = (
+            falling_rate(optimizer, steps, decay) for optimizer in (self.g_optimizer, self.d_optimizer)
+        )
+        self.replays = cuda and parallel.count() == 1 and not decay  # a graph would keep the rate of its capture
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """The updates that CUDA replays, to be captured anew."""
+        self.learn_real = Replayed(self._update_discriminator, self.replays)
+        self.learn_smooth = Replayed(self._regularise_discriminator, self.replays)
+        self.learn_to_draw = Replayed(self._update_generator, self.replays)
 
     def positions(self, step: int) -> list[int]:
         """Data positions of batch `step`."""
@@ -93,17 +179,18 @@ class GanTask:
         real = self.data.batch(parallel.share(self.positions(step))).to(self.device)
         if self.mirror:
             real = torch.where(torch.rand(len(real), 1, 1, 1, device=real.device) < 0.5, real.flip(3), real)
-        log = self._update_discriminator(real)
+        log = {} | self.learn_real(real)
         if self.r1_gamma and step % self.r1_every == 0:
-            log |= self._regularise_discriminator(real)
-        if step < self.head_start:
-            return log
-        log |= self._update_generator()
-        if self.pl_weight and step % self.pl_every == 0:
-            log |= self._regularise_generator()
-        half_life = min(self.ema_images, self.ema_rampup * (step + 1) * self.batch)
-        ema_update(self.average, self.generator, 0.5 ** (self.batch / max(half_life, 1e-8)))
-        return log
+            log |= self.learn_smooth(real)
+        if step >= self.head_start:
+            log |= self.learn_to_draw()
+            if self.pl_weight and step % self.pl_every == 0:
+                log |= self._regularise_generator()
+            half_life = min(self.ema_images, self.ema_rampup * (step + 1) * self.batch)
+            ema_update(self.average, self.generator, 0.5 ** (self.batch / max(half_life, 1e-8)))
+        self.g_schedule.step()
+        self.d_schedule.step()
+        return {name: float(value) for name, value in log.items()}
 
     def state_dict(self) -> dict:
         """Networks, average, optimisers and the mean path length."""
@@ -112,12 +199,13 @@ class GanTask:
     def load_state_dict(self, state: dict) -> None:
         """Takes back what `state_dict` gave."""
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            part.load_state_dict(_for_device(state[name], part) if "param_groups" in state[name] else state[name])
         self.pl_mean = state["pl_mean"]
+        self._prepare()
 
     def _parts(self) -> dict:
-        names = ("generator", "discriminator", "average", "g_optimizer", "d_optimizer")
-        return {name: getattr(self, name) for name in names}
+        names = ("generator", "discriminator", "average", "g_optimizer", "d_optimizer", "g_schedule", "d_schedule")
+        return {name: getattr(self, name) for name in names} | {extra.name: extra for extra in self.extras}
 
     def sample_ws(self, count: int) -> Float[Tensor, "count num_ws w_dim"]:
         """Codes of random z, some with a second w from a random token on (style mixing)."""
@@ -128,30 +216,31 @@ class GanTask:
         keep = torch.arange(g.num_ws, device=self.device) < cut
         return torch.where(keep[:, :, None], g.broadcast(first), g.broadcast(second))
 
-    def _update_discriminator(self, real: Tensor) -> dict[str, float]:
+    def _update_discriminator(self, real: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             fake = self.generator(self.sample_ws(len(real)), noise="random")
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
         loss = discriminator_loss(real_logits, fake_logits)
         _minimise(self.d_optimizer, loss)
-        return {"d_loss": loss.item(), "d_real": real_logits.mean().item(), "d_fake": fake_logits.mean().item()}
+        return {"d_loss": loss.detach(), "d_real": real_logits.detach().mean(), "d_fake": fake_logits.detach().mean()}
 
-    def _regularise_discriminator(self, real: Tensor) -> dict[str, float]:
+    def _regularise_discriminator(self, real: Tensor) -> dict[str, Tensor]:
         views = [view.detach().requires_grad_() for view in self.discriminator.views(real)]
         penalty = r1_penalty(self.discriminator.judge(views), views)
         _minimise(self.d_optimizer, self.r1_gamma / 2 * self.r1_every * penalty)
-        return {"r1": penalty.item()}
+        return {"r1": penalty.detach()}
 
-    def _update_generator(self) -> dict[str, float]:
+    def _update_generator(self) -> dict[str, Tensor]:
         for p in self.learning:
             p.requires_grad_(False)
-        loss = generator_loss(
-            self.discriminator(self.generator(self.sample_ws(self.batch // parallel.count()), noise="random"))
-        )
-        _minimise(self.g_optimizer, loss)
+        fake = self.generator(self.sample_ws(self.batch // parallel.count()), noise="random")
+        losses = {"g_loss": generator_loss(self.discriminator(fake))}
+        losses |= {extra.name: extra(self.generator, fake) for extra in self.extras}
+        weights = [1.0, *(extra.weight for extra in self.extras)]
+        _minimise(self.g_optimizer, sum(w * loss for w, loss in zip(weights, losses.values(), strict=True)))
         for p in self.learning:
             p.requires_grad_(True)
-        return {"g_loss": loss.item()}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _regularise_generator(self) -> dict[str, float]:
         ws = self.sample_ws(max(self.batch // parallel.count() // 2, 1))
@@ -170,7 +259,16 @@ def _minimise(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def _lazy_adam(parameters: Iterable[nn.Parameter], lr: float, every: int | None) -> torch.optim.Adam:
-    """Adam, its rates adapted to a regulariser that runs every `every` steps (StyleGAN2, appendix B)."""
+def _lazy_adam(
+    groups: Sequence[tuple[Iterable[nn.Parameter], float]], every: int | None, cuda: bool
+) -> torch.optim.Adam:
+    """Adam of parameters with their rates, adapted to a regulariser every `every` steps (StyleGAN2, appendix B)."""
     ratio = every / (every + 1) if every else 1.0
-    return torch.optim.Adam(parameters, lr=lr * ratio, betas=(0.0, 0.99**ratio))
+    parts = [{"params": list(parameters), "lr": lr * ratio} for parameters, lr in groups]
+    return torch.optim.Adam(parts, betas=(0.0, 0.99**ratio), capturable=cuda, fused=cuda)
+
+
+def _for_device(state: dict, optimizer: torch.optim.Adam) -> dict:
+    """The state of an Adam of any device for one of this device."""
+    here = {name: optimizer.defaults[name] for name in ("capturable", "fused")}
+    return state | {"param_groups": [group | here for group in state["param_groups"]]}

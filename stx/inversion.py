@@ -16,7 +16,7 @@ from stx.encoder import Encoder
 from stx.extras import Extra
 from stx.ranger import Ranger
 from stx.stylegan2 import Generator
-from stx.training import Resumable
+from stx.training import Resumable, falling_rate
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHTS = {"l2": 1.0, "lpips": 0.8, "id": 0.1}
@@ -89,12 +89,7 @@ class InversionTask(Resumable):
         self.accumulate, self.dtype = accumulate, PRECISIONS[precision]
         parallel.share_statistics(self.encoder)
         self.optimizer = Ranger([p for p in encoder.parameters() if p.requires_grad], lr=lr)
-
-        def rate(step: int) -> float:
-            left = (steps - step) / max(steps * decay, 1)
-            return min(1.0, max(left, 0.01)) if decay else 1.0
-
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
+        self.schedule = falling_rate(self.optimizer, steps, decay)
 
     def positions(self, step: int) -> list[int]:
         """Data positions of batch `step`."""

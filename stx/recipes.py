@@ -17,7 +17,7 @@ from stx.classifier import AttributeClassifier, ClassifierTask, predict
 from stx.domains import Dataset, Domain, DomainError, drawn
 from stx.editing import position
 from stx.encoder import Encoder
-from stx.gan import GanTask
+from stx.gan import ClearAttributes, GanTask, KeptPictures
 from stx.identity import IdentityNet, IdentityTask, redrawn, verification
 from stx.inversion import InversionLoss, InversionTask
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
@@ -40,6 +40,7 @@ class GeneratorRecipe:
     steps: int = 16000
     batch: int = 16
     lr: float = 1.5e-3
+    decay: float = 0.0
     z_dim: int = 256
     n_mlp: int = 4
     channel_base: int = 2048
@@ -54,6 +55,9 @@ class GeneratorRecipe:
     pl_weight: float = 0.0
     ema_images: float = 10_000
     ema_rampup: float = 0.1
+    keep: float = 0.0  # weight of `stx.gan.KeptPictures`
+    clear: float = 0.0  # weight of `stx.gan.ClearAttributes`
+    mapping_rate: float = 1.0
     seed: int = 0
 
 
@@ -172,13 +176,17 @@ def train_generator(
     folder: str | Path,
     *,
     start: tuple[Generator, Discriminator | ProjectedDiscriminator | None] | None = None,
+    kept: torch.Tensor | None = None,
+    judge: AttributeClassifier | None = None,
     device: str = "cpu",
     evaluate_every: int = 500,
 ) -> tuple[Generator, Discriminator | ProjectedDiscriminator, pd.DataFrame]:
     """The averaged generator after `recipe.steps` updates, its discriminator, and the log.
 
-    start: networks whose weights to go on from instead of random ones; None for a new discriminator. Sheets of samples
-    go to `folder/samples`.
+    start: networks whose weights to go on from instead of random ones; None for a new discriminator. kept: codes
+    `[n, num_ws, w_dim]` that go on drawing what they draw, where `recipe.keep` is not 0. judge: the domain's attribute
+    classifier, where `recipe.clear` is not 0. Sheets of samples go to `folder/samples`. Raises `DomainError` for a
+    domain without the labels of `judge`.
     """
     torch.manual_seed(recipe.seed)
     data = domain.split("train", square=True)
@@ -192,12 +200,22 @@ def train_generator(
     for net, other in zip((generator, discriminator), start or (), strict=False):
         if other is not None:
             net.load_state_dict(other.state_dict())
+    extras = [KeptPictures(generator.to(device), kept, recipe.keep)] if recipe.keep else []
+    if recipe.clear:
+        if data.labels is None or domain.attributes != judge.attributes:
+            raise DomainError(
+                f"{domain.name} does not have the labels of the classifier: {', '.join(judge.attributes)}"
+            )
+        shares = torch.from_numpy(data.labels).float().mean(0)
+        judge = judge.to(device).eval().requires_grad_(False)
+        extras.append(ClearAttributes(lambda fake: judge(domain.view(fake)), shares, recipe.clear))
     task = GanTask(
         generator=generator,
         discriminator=discriminator,
         data=data,
+        extras=extras,
         device=device,
-        **_without(recipe, "steps", "z_dim", "n_mlp", "projected", "zoom", *channels),
+        **_without(recipe, "z_dim", "n_mlp", "projected", "zoom", "keep", "clear", *channels),
     )
 
     def sheet(step: int) -> dict[str, float]:
@@ -206,8 +224,10 @@ def train_generator(
         return {}
 
     config = {"domain": domain.name, "resolution": domain.resolution, "pictures seen": data.fingerprint()}
-    config |= _without(recipe, "steps")
+    config |= asdict(recipe) if recipe.decay else _without(recipe, "steps")
     config |= {} if start is None else {"start": [fingerprint(net) for net in start if net is not None]}
+    config |= {"codes": len(kept), "sum": float(kept.double().sum())} if recipe.keep else {}
+    config |= {"classifier": fingerprint(judge)} if recipe.clear else {}
     log = _train(task, recipe, folder, config, evaluate=sheet, evaluate_every=evaluate_every)
     task.average.latent_avg.copy_(task.average.mean_w())
     return task.average, task.discriminator.eval(), log

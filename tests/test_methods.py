@@ -165,6 +165,8 @@ def test_a_method_of_ones_own_joins_the_table(tmp_path, monkeypatch, own):
     assert cli.main([*train, "--own", str(own)]) == 0
     net = weights.load(data / "compared" / "mine")
     assert (type(net).__name__, net.config["widths"]) == ("Mine", [16, 32, 64, 256])
+    assert cli.main([*train, "--more", "1", "--own", str(own)]) == 0
+    assert pd.read_csv(data / "compared" / "mine" / "log.csv")["step"].tolist() == [2, 3]
     del weights.NETWORKS["mine"]  # as in another process
     invert = [
         "invert",

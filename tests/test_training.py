@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stx.domains import Dataset
-from stx.gan import GanTask
+from stx.gan import REMEMBERED, ClearAttributes, GanTask, KeptPictures
 from stx.stylegan2 import Discriminator, Generator
 from stx.training import TrainingError, load_state, train, whole_file
 
@@ -27,17 +27,21 @@ train(tiny_gan(), folder=sys.argv[1], steps=STEPS, config={"tiny": 1}, save_ever
 """
 
 
-def tiny_gan() -> GanTask:
+def tiny_gan(keep: float = 1.0, **given) -> GanTask:
     torch.manual_seed(0)
     pictures = np.random.RandomState(0).randint(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     sizes = {"size": 16, "channel_base": 128, "channel_max": 8}
+    generator = Generator(z_dim=8, n_mlp=2, **sizes)
+    red = ClearAttributes(lambda fake: fake[:, :1].mean((2, 3)), torch.tensor([0.3]), 1.0)
     return GanTask(
-        generator=Generator(z_dim=8, n_mlp=2, **sizes),
+        generator=generator,
         discriminator=Discriminator(**sizes),
         data=Dataset(read=pictures.__getitem__, names=[str(i) for i in range(20)]),
         batch=4,
         pl_weight=2.0,
         r1_every=4,
+        extras=[KeptPictures(generator.to(given.get("device", "cpu")), torch.randn(6, generator.num_ws, 8), keep), red],
+        **given,
     )
 
 
@@ -113,6 +117,35 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path, uninterrupted):
     assert_same(load_state(tmp_path / "state.pt")["task"], uninterrupted["task"])
 
 
+def test_kept_codes_go_on_drawing_their_pictures(tmp_path):
+    changes = {}
+    for keep in (0.0, 1e4):
+        task = tiny_gan(keep)
+        kept = task.extras[0]
+        log = run(tmp_path / str(keep), steps=60, task=task)
+        change = torch.nn.functional.mse_loss(task.average(kept.codes), kept.before(kept.codes))
+        changes[keep] = change.item()
+        assert log["change"].iloc[-1] > 0
+    assert 0 < changes[1e4] < changes[0.0] / 3
+
+
+def test_attributes_become_clear_and_as_frequent_as_in_real_pictures():
+    torch.manual_seed(0)
+    shares = torch.tensor([0.1, 0.5, 0.8])
+    extra = ClearAttributes(lambda fake: fake.mean((2, 3)), shares, 1.0)
+    generator, net = tiny_gan().generator, torch.nn.Linear(8, 3)
+    torch.nn.init.constant_(net.bias, -1.0)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(600):
+        optimizer.zero_grad()
+        extra(generator, net(torch.randn(16, 8))[:, :, None, None]).backward()
+        optimizer.step()
+    logits = net(torch.randn(4096, 8))
+    torch.testing.assert_close((logits > 0).float().mean(0), shares, atol=0.06, rtol=0)
+    assert (logits.abs() > 2).float().mean() > 0.7
+    assert extra.seen.shape == (REMEMBERED, 3) and extra.seen.isfinite().all()
+
+
 def test_loss_that_is_not_finite_stops_with_step_and_batch(tmp_path):
     task = tiny_gan()
     plain_step = task.step
@@ -180,3 +213,39 @@ def test_a_head_start_is_the_discriminators_alone():
         task.step(step)
     assert not all(torch.equal(v, before[k]) for k, v in task.generator.state_dict().items())
     assert not all(torch.equal(v, judge[k]) for k, v in task.discriminator.state_dict().items())
+
+
+def test_the_rate_falls_and_the_mapping_networks_is_higher():
+    task = tiny_gan(decay=0.5, steps=8, mapping_rate=10.0)
+    rates = []
+    for step in range(8):
+        rates.append([group["lr"] for group in task.g_optimizer.param_groups])
+        task.step(step)
+    rates = np.array(rates) / rates[0][0]
+    np.testing.assert_allclose(rates[:, 0], [1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose(rates[:, 1], 10 * rates[:, 0])
+
+
+def test_a_checkpoint_of_cuda_goes_on_elsewhere(tmp_path, uninterrupted):
+    run(tmp_path, steps=3)
+    state = load_state(tmp_path / "state.pt")
+    for name in ("g_optimizer", "d_optimizer"):
+        for group in state["task"][name]["param_groups"]:
+            group |= {"capturable": True, "fused": True}
+    torch.save(state, tmp_path / "state.pt")
+    run(tmp_path)
+    assert_same(load_state(tmp_path / "state.pt")["task"]["average"], uninterrupted["task"]["average"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are CUDA's")
+def test_replayed_updates_are_the_updates():
+    tasks = [tiny_gan(device="cuda") for _ in range(2)]
+    tasks[1].replays = False
+    tasks[1]._prepare()
+    for step in range(3 * 8):
+        logs = []
+        for task in tasks:
+            torch.manual_seed(step)
+            logs.append(task.step(step))
+        assert logs[0] == pytest.approx(logs[1], rel=1e-2)
+    assert tasks[0].learn_smooth.graph and not tasks[1].learn_real.graph
