@@ -1,6 +1,7 @@
 # Every encoder of stx.methods trained with one budget: one thread each, two at a time, resumed where they were stopped.
 #   snakemake -s train.smk --cores 2                          the embedded avatars, as `make train` does
 #   snakemake -s train.smk --cores 2 --config steps=100 methods=psp,e4e runs=/tmp/x out=/tmp/x
+#   snakemake -s train.smk --cores 2 --config more=500 runs=runs/more    the shipped ones go on for 500 updates
 
 import sys
 
@@ -11,6 +12,7 @@ DOMAIN = str(config.get("domain", "avatars"))
 RUNS = config.get("runs", "runs/compared")
 OUT = config.get("out")  # default: data/<domain>/compared
 STEPS = config.get("steps")  # default: of the table
+MORE = config.get("more")
 SEED = config.get("seed", 0)
 DONE = f"{RUNS}/done/{domains.short_name(DOMAIN)}"
 CHOSEN = str(config.get("methods", ",".join(METHODS))).split(",")
@@ -27,7 +29,7 @@ rule train:
     threads: 1
     params:
         python=sys.executable,
-        given=" ".join(f"--{name} {value}" for name, value in {"steps": STEPS, "out": OUT}.items() if value),
+        given=" ".join(f"--{name} {value}" for name, value in {"steps": STEPS, "more": MORE, "out": OUT}.items() if value),
     shell:
         "OMP_NUM_THREADS=1 {params.python} -m stx.cli train encoder {DOMAIN:q} --compared --method {wildcards.method}"
         " --seed {SEED} --runs {RUNS:q} {params.given}"

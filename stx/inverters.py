@@ -89,8 +89,9 @@ def encoders(pipe: Pipeline, folders: dict[str, str]) -> dict[str, Inverter]:
         net = pipe.network(folder)
         pipeline.check_fit(pipe.generator, net, pipe.domain)
         own = replace(pipe, encoder=net)
-        given = (weights.read_config(pipe.folder / folder).get("notes") or {}).get("parameters") or {}
-        trained = given["steps"] * given["batch"] if {"steps", "batch"} <= given.keys() else None
+        notes = weights.read_config(pipe.folder / folder).get("notes") or {}
+        steps, batch = notes.get("steps"), (notes.get("parameters") or {}).get("batch")  # of all trainings, of the last
+        trained = steps * batch if steps and batch else None
         made[name] = Inverter(METHODS[name].title, partial(_encode, own), net, trained)
     return made
 

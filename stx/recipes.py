@@ -4,6 +4,8 @@ The defaults are those of the shipped avatars weights. A recipe is stored in the
 network. Every function resumes from its folder.
 """
 
+import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -340,6 +342,7 @@ def train_reference_editor(
 ) -> tuple[ReferenceEditor, pd.DataFrame]:
     """An editor that carries `attribute` over from a reference, and the log; 9 of 10 codes train, the others validate.
 
+    folder: gets a suffix that tells settings apart, so that other codes or another classifier begin anew.
     watch: called with the share that is done; what it raises ends the training.
     Raises `EditError` for an attribute that `classifier` does not know.
     """
@@ -366,7 +369,8 @@ def train_reference_editor(
         watch(step / recipe.steps)
         return task.validate(held_out)
 
-    log = _train(task, recipe, folder, config, evaluate=validate, evaluate_every=25)
+    settings = f"{zlib.crc32(json.dumps(config, sort_keys=True).encode()):08x}"
+    log = _train(task, recipe, f"{folder}_{settings}", config, evaluate=validate, evaluate_every=25)
     return editor.eval(), log
 
 

@@ -33,7 +33,7 @@ def pipe(tmp_path) -> Pipeline:
         "restyle_psp": PSP.for_generator(generator, head="last map", in_channels=6, input_side=32, **SIZES),
     }
     for name, net in made.items():
-        notes = {"parameters": {"steps": 3, "batch": 4}} if name == "idinvert" else None
+        notes = {"steps": 5, "parameters": {"steps": 2, "more": 2, "batch": 4}} if name == "idinvert" else None
         weights.save(net, tmp_path / "compared" / name, notes=notes)
     weights.save(encoder, tmp_path / "psp")
     return Pipeline(domain, generator, encoder, folder=tmp_path)
@@ -52,7 +52,7 @@ def test_every_method_gives_codes_and_their_pictures(pipe, device):
     networks = {"generator": pipe.generator.to(device), "encoder": pipe.encoder.to(device)}
     pipe = dataclasses.replace(pipe, device=device, **networks)
     found = inverters.encoders(pipe, inverters.names("toy", pipe.folder))
-    assert found["idinvert"].trained == 12
+    assert found["idinvert"].trained == 20
     assert found["restyle_psp"].trained is None
     found |= inverters.searches(pipe, steps=2, snapshots=(1,), idinvert=found["idinvert"].net)
     image = DATA.batch(range(3))

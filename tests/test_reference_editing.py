@@ -1,5 +1,7 @@
 """The paper's and the released form of the reference editor, its losses and its training."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,6 +97,10 @@ def test_training_carries_the_attribute_over(tmp_path, net, form):
     assert editor.config["attribute"] == "Smiling"
     again, _ = recipes.train_reference_editor(net, "Smiling", codes(400), recipe, tmp_path / "run")
     assert torch.equal(again(source, reference), editor(source, reference))
+    other, _ = recipes.train_reference_editor(
+        net, "Smiling", codes(40), dataclasses.replace(recipe, steps=1), tmp_path / "run"
+    )
+    assert not torch.equal(other(source, reference), editor(source, reference))
 
 
 def test_unknown_attribute_and_odd_batches(tmp_path, net):
