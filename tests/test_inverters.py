@@ -79,7 +79,7 @@ def test_search_cost_grows_with_its_steps(pipe):
     found = inverters.encoders(pipe, {"restyle_psp": "compared/restyle_psp", "idinvert": "compared/idinvert"})
     spent = {name: inverters.cost(method, pipe, image) for name, method in found.items()}
     assert spent["restyle_psp"]["GFLOPs"] > 5 * spent["idinvert"]["GFLOPs"]  # five passes and four drawings
-    assert spent["idinvert"]["training pictures"] == 12
+    assert spent["idinvert"]["training pictures"] == 20
 
 
 def test_pti_counts_operations_too(pipe):
