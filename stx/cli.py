@@ -167,6 +167,8 @@ def _train(options: argparse.Namespace) -> int:
     given |= {k: v for k in ("steps", "batch", "accumulate", "precision") if (v := getattr(options, k)) is not None}
     if options.network == "generator" and (options.accumulate or options.precision or options.compared or options.more):
         raise ValueError("--accumulate, --precision, --compared and --more are for encoders")
+    if options.more and options.steps:
+        raise ValueError("--more goes on for that many updates; --steps begins anew: one of them")
     if options.more:
         given["steps"] = options.more
     record = provenance(command=f"stx train {options.network}", device=device, domain=domain.name, **given)
@@ -185,7 +187,7 @@ def _train(options: argparse.Namespace) -> int:
         record["parameters"] |= {"method": recipe.method, "steps": recipe.steps, "batch": recipe.batch}
         run, start = run / options.method, None
         if options.more:
-            start, before = weights.load(home / options.method, device), pd.read_csv(home / options.method / "log.csv")
+            start = weights.load(home / options.method, device)
             run = run.with_name(f"{options.method}_{weights.fingerprint(start)}")
             record["parameters"]["more"] = options.more
         encoder, log = recipes.train_encoder(
@@ -196,7 +198,9 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if log.empty or int(log["step"].max()) < recipe.steps:
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
-    if options.more:
+    history = home / options.method / "log.csv"
+    if options.more and history.is_file():
+        before = pd.read_csv(history)
         log = pd.concat([before, log.assign(step=log["step"] + before["step"].max())])
     for name, net in done.items():
         weights.ship(net, (options.out or home) / name, log, record, bits=weights.BITS if options.compared else None)

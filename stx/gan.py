@@ -88,10 +88,8 @@ class ClearAttributes:
 
     def __call__(self, generator: Generator, fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         logits = self.judge(fake)
-        self.seen, self.shares = (
-            self.seen.to(logits),
-            self.shares.to(logits),
-        )  # the same tensors from the second call on
+        self.seen = self.seen.to(logits)  # changed in place and moved once, as is what graphs replay
+        self.shares = self.shares.to(logits)
         self.seen.copy_(torch.cat([self.seen, logits.detach()])[-REMEMBERED:])
         known = len(self.seen) - self.seen[:, 0].isinf().sum()
         place = ((1 - self.shares) * (known - 1)).round().long()
@@ -188,7 +186,7 @@ class GanTask:
                 log |= self._regularise_generator()
             half_life = min(self.ema_images, self.ema_rampup * (step + 1) * self.batch)
             ema_update(self.average, self.generator, 0.5 ** (self.batch / max(half_life, 1e-8)))
-        self.g_schedule.step()
+            self.g_schedule.step()
         self.d_schedule.step()
         return {name: float(value) for name, value in log.items()}
 

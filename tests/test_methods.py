@@ -160,12 +160,13 @@ def test_a_method_of_ones_own_joins_the_table(tmp_path, monkeypatch, own):
     for name in ("generator", "identity", "compared/psp"):
         shutil.copytree(ROOT / "data" / "avatars" / name, data / name)
     monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
-    train = ["train", "encoder", "avatars", "--compared", "--method", "mine", "--steps", "2"]
+    train = ["train", "encoder", "avatars", "--compared", "--method", "mine", "--own", str(own)]
     train += ["--runs", str(tmp_path / "runs"), "--device", "cpu"]
-    assert cli.main([*train, "--own", str(own)]) == 0
+    assert cli.main([*train, "--steps", "2", "--more", "2"]) == 2
+    assert cli.main([*train, "--steps", "2"]) == 0
     net = weights.load(data / "compared" / "mine")
     assert (type(net).__name__, net.config["widths"]) == ("Mine", [16, 32, 64, 256])
-    assert cli.main([*train, "--more", "1", "--own", str(own)]) == 0
+    assert cli.main([*train, "--more", "1"]) == 0
     assert pd.read_csv(data / "compared" / "mine" / "log.csv")["step"].tolist() == [2, 3]
     del weights.NETWORKS["mine"]  # as in another process
     invert = [
