@@ -27,7 +27,7 @@ from stx.figures import progress, provenance, save_table, sweep, write_index
 from stx.inversion import PRECISIONS
 from stx.methods import COMPARED, METHODS, add_own
 from stx.pickles import WeightsError
-from stx.training import TrainingError
+from stx.training import TrainingError, continued
 
 OWN_FILE = "a Python file with methods of your own, as in the README"
 ERRORS = (images.ImageError, DomainError, WeightsError, TrainingError, notebooks.NotebookError, ValueError, OSError)
@@ -200,8 +200,7 @@ def _train(options: argparse.Namespace) -> int:
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
     history = home / options.method / "log.csv"
     if options.more and history.is_file():
-        before = pd.read_csv(history)
-        log = pd.concat([before, log.assign(step=log["step"] + before["step"].max())])
+        log = continued(pd.read_csv(history), log)
     for name, net in done.items():
         weights.ship(net, (options.out or home) / name, log, record, bits=weights.BITS if options.compared else None)
         print(f"trained {name}: {(options.out or home) / name}")

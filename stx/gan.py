@@ -177,7 +177,7 @@ class GanTask:
         real = self.data.batch(parallel.share(self.positions(step))).to(self.device)
         if self.mirror:
             real = torch.where(torch.rand(len(real), 1, 1, 1, device=real.device) < 0.5, real.flip(3), real)
-        log = {} | self.learn_real(real)
+        log = dict(self.learn_real(real))
         if self.r1_gamma and step % self.r1_every == 0:
             log |= self.learn_smooth(real)
         if step >= self.head_start:

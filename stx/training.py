@@ -145,6 +145,11 @@ def falling_rate(optimizer: torch.optim.Optimizer, steps: int, decay: float) -> 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
+def continued(before: pd.DataFrame, log: pd.DataFrame) -> pd.DataFrame:
+    """The log of a training with that of one that went on from its weights after it."""
+    return pd.concat([before, log.assign(step=log["step"] + before["step"].max())])
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file that is either whole or as it was."""
     with whole_file(path) as part:
