@@ -1,13 +1,14 @@
 """Training of the generator: non-saturating loss, lazy R1, lazy path lengths, style mixing, averaged weights.
 
 StyleGAN2 (Karras et al. 2020, arXiv 1912.04958, sections 3.1 and 3.2, appendix B), with StyleGAN2's discriminator or
-with one on ImageNet features (`stx.projected`). A discriminator may give several logits; their losses add up. Two more
-losses of the generator serve a training that goes on: `KeptPictures` and `ClearAttributes`.
+with one on ImageNet features (`stx.projected`). A discriminator may give several logits; their losses add up. More
+losses of the generator serve a training that goes on: `KeptPictures`, `ClearAttributes`, and one in `stx.autoencoder`.
 """
 
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,23 @@ def path_lengths(image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_
     noise = torch.randn_like(image) / math.sqrt(image.shape[2] * image.shape[3])
     (gradient,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
+
+
+@runtime_checkable
+class ExtraLoss(Protocol):
+    """One more loss of the generator, logged under its name and added by its weight."""
+
+    name: str
+    weight: float
+
+    def __call__(self, generator: Generator, fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+        """The loss; fake: the update's samples."""
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes back what `state_dict` gave."""
 
 
 class KeptPictures:
@@ -137,7 +155,7 @@ class GanTask:
         ema_rampup: float = 0.05,
         head_start: int = 0,
         mapping_rate: float = 1.0,
-        extras: Sequence[KeptPictures | ClearAttributes] = (),
+        extras: Sequence[ExtraLoss] = (),
         seed: int = 0,
         device: str = "cpu",
     ):

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from stx import avatars, images, latent_classifier, metrics
+from stx.autoencoder import AutoencoderTask, CodeEncoder, DrawnPictures, Flow, FlowTask, MappingTask
 from stx.classifier import AttributeClassifier, ClassifierTask, predict
 from stx.domains import Dataset, Domain, DomainError, drawn
 from stx.editing import position
@@ -28,10 +29,11 @@ from stx.perceptual import SMALLEST, load_lpips, real_features, vgg16_features
 from stx.projected import ProjectedDiscriminator
 from stx.reference_editing import ReferenceEditor, ReferenceTask
 from stx.stylegan2 import Discriminator, Generator
-from stx.training import train
+from stx.training import TrainingError, load_state, train
 from stx.weights import fingerprint
 
 SHEET = 100  # samples on a sheet
+HELD = 2**31  # bytes of training pictures that are held in memory to be drawn again
 CALIBRATION = 64  # pictures on which the spread of ImageNet features is measured
 
 
@@ -58,8 +60,24 @@ class GeneratorRecipe:
     ema_images: float = 10_000
     ema_rampup: float = 0.1
     keep: float = 0.0  # weight of `stx.gan.KeptPictures`
+    drawn: float = 0.0  # weight of `stx.autoencoder.DrawnPictures`
     clear: float = 0.0  # weight of `stx.gan.ClearAttributes`
     mapping_rate: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """The generator as the decoder of an autoencoder, and its mapping network anew (see `stx.autoencoder`)."""
+
+    steps: int = 4000
+    batch: int = 16
+    lr: float = 2e-3
+    decay: float = 0.3
+    flow_steps: int = 3500
+    n_mlp: int = 8  # layers of the mapping network, StyleGAN2's
+    pairs: int = 196_608  # z with their codes, from which it learns
+    mapping_steps: int = 12_000
     seed: int = 0
 
 
@@ -179,6 +197,7 @@ def train_generator(
     *,
     start: tuple[Generator, Discriminator | ProjectedDiscriminator | None] | None = None,
     kept: torch.Tensor | None = None,
+    codes: torch.Tensor | None = None,
     judge: AttributeClassifier | None = None,
     device: str = "cpu",
     evaluate_every: int = 500,
@@ -186,9 +205,10 @@ def train_generator(
     """The averaged generator after `recipe.steps` updates, its discriminator, and the log.
 
     start: networks whose weights to go on from instead of random ones; None for a new discriminator. kept: codes
-    `[n, num_ws, w_dim]` that go on drawing what they draw, where `recipe.keep` is not 0. judge: the domain's attribute
-    classifier, where `recipe.clear` is not 0. Sheets of samples go to `folder/samples`. Raises `DomainError` for a
-    domain without the labels of `judge`.
+    `[n, num_ws, w_dim]` that go on drawing what they draw, where `recipe.keep` is not 0. codes: of the first training
+    pictures, `[n, w_dim]`, as `train_autoencoder` gives them, where `recipe.drawn` is not 0. judge: the domain's
+    attribute classifier, where `recipe.clear` is not 0. Sheets of samples go to `folder/samples`. Raises `DomainError`
+    for a domain without the labels of `judge`.
     """
     torch.manual_seed(recipe.seed)
     data = domain.split("train", square=True)
@@ -198,11 +218,19 @@ def train_generator(
         discriminator.calibrate(data.batch(range(min(CALIBRATION, len(data)))))
     else:
         discriminator = Discriminator(size=domain.resolution, **channels)
-    generator = Generator(size=domain.resolution, z_dim=recipe.z_dim, n_mlp=recipe.n_mlp, **channels)
+    sizes = {"size": domain.resolution, "z_dim": recipe.z_dim, "n_mlp": recipe.n_mlp, **channels}
+    generator = Generator(**start[0].config if start else sizes)
     for net, other in zip((generator, discriminator), start or (), strict=False):
         if other is not None:
             net.load_state_dict(other.state_dict())
     extras = [KeptPictures(generator.to(device), kept, recipe.keep)] if recipe.keep else []
+    if recipe.drawn:
+        if codes is None:
+            raise ValueError("drawn pictures need the codes of an autoencoder: train it first (decoder_steps)")
+        codes = codes[: max(HELD // data.uint8([0]).nbytes, 1)]
+        pictures = torch.from_numpy(data.uint8(range(len(codes))))
+        loss = InversionLoss(load_lpips("alex", device), None)
+        extras.append(DrawnPictures(codes, pictures, loss, recipe.drawn, domain.view))
     if recipe.clear:
         if data.labels is None or domain.attributes != judge.attributes:
             raise DomainError(
@@ -217,7 +245,7 @@ def train_generator(
         data=data,
         extras=extras,
         device=device,
-        **_without(recipe, "z_dim", "n_mlp", "projected", "zoom", "keep", "clear", *channels),
+        **_without(recipe, "z_dim", "n_mlp", "projected", "zoom", "keep", "drawn", "clear", *channels),
     )
 
     def sheet(step: int) -> dict[str, float]:
@@ -229,10 +257,67 @@ def train_generator(
     config |= asdict(recipe) if recipe.decay else _without(recipe, "steps")
     config |= {} if start is None else {"start": [fingerprint(net) for net in start if net is not None]}
     config |= {"codes": len(kept), "sum": float(kept.double().sum())} if recipe.keep else {}
+    config |= {"read codes": len(codes), "their sum": float(codes.double().sum())} if recipe.drawn else {}
     config |= {"classifier": fingerprint(judge)} if recipe.clear else {}
     log = _train(task, recipe, folder, config, evaluate=sheet, evaluate_every=evaluate_every)
     task.average.latent_avg.copy_(task.average.mean_w())
     return task.average, task.discriminator.eval(), log
+
+
+def train_autoencoder(
+    domain: Domain,
+    generator: Generator,
+    recipe: AutoencoderRecipe,
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+    validation: int = 256,
+    evaluate_every: int = 500,
+) -> tuple[Generator, torch.Tensor, pd.DataFrame]:
+    """A generator going on from `generator` that can draw every training picture, their codes, the autoencoder's log.
+
+    In three parts below `folder`, each resuming: autoencoder, flow, mapping. The log has validation losses on
+    `validation` pictures. Raises `TrainingError` when a part was stopped before its end, `ValueError` for pictures that
+    are too small for LPIPS.
+    """
+    _check_lpips(domain)
+    torch.manual_seed(recipe.seed)
+    data, held_out = domain.split("train", square=True), domain.split("val", validation, square=True)
+    drawer = Generator(**generator.config | {"n_mlp": recipe.n_mlp})
+    drawer.load_state_dict(
+        drawer.state_dict() | {k: v for k, v in generator.state_dict().items() if not k.startswith("style.")}
+    )
+    encoder = CodeEncoder(size=drawer.size, w_dim=drawer.w_dim, w_avg=generator.w_avg())
+    loss = InversionLoss(load_lpips("alex", device), None)
+    options = {"seed": recipe.seed, "device": device}
+    task = AutoencoderTask(
+        generator=drawer,
+        encoder=encoder,
+        loss=loss,
+        data=data,
+        view=domain.view,
+        **options,
+        **{name: getattr(recipe, name) for name in ("steps", "batch", "lr", "decay")},
+    )
+    config = {"domain": domain.name, "pictures seen": data.fingerprint(), "start": fingerprint(generator)}
+    config |= asdict(recipe)
+
+    def finish(task, name: str, steps: int, **watched) -> pd.DataFrame:
+        log = train(task, folder=Path(folder) / name, steps=steps, config=config, seed=recipe.seed, **watched)
+        if load_state(Path(folder) / name / "state.pt")["step"] < steps:
+            raise TrainingError(f"{Path(folder) / name}: stopped before its end; run it again to go on")
+        return log
+
+    validation_loss = {"evaluate": lambda step: task.validate(held_out), "evaluate_every": evaluate_every}
+    log = finish(task, "autoencoder", recipe.steps, **validation_loss)
+    codes = task.codes(data)
+    flowing = FlowTask(flow=Flow(codes), codes=codes, steps=recipe.flow_steps, **options)
+    finish(flowing, "flow", recipe.flow_steps)
+    steps = recipe.mapping_steps
+    mapping = MappingTask(generator=drawer, flow=flowing.average, count=recipe.pairs, steps=steps, **options)
+    finish(mapping, "mapping", steps)
+    drawer.eval().requires_grad_(False).latent_avg.copy_(drawer.mean_w())
+    return drawer, codes, log
 
 
 def train_encoder(
@@ -252,8 +337,7 @@ def train_encoder(
     start: weights to go on from instead of random ones (the sizes must agree). Raises `ValueError` for pictures that
     are too small for LPIPS.
     """
-    if min(domain.input_size) < SMALLEST:
-        raise ValueError(f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {SMALLEST}")
+    _check_lpips(domain)
     torch.manual_seed(recipe.seed)
     encoder, extras = build_encoder(METHODS[recipe.method], generator, domain, recipe, device)
     if start is not None:
@@ -441,3 +525,8 @@ def _train(task, recipe, folder, config, **kwargs) -> pd.DataFrame:
 
 def _without(recipe, *names: str) -> dict:
     return {k: v for k, v in asdict(recipe).items() if k not in names}
+
+
+def _check_lpips(domain: Domain) -> None:
+    if min(domain.input_size) < SMALLEST:
+        raise ValueError(f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {SMALLEST}")

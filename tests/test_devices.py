@@ -90,6 +90,7 @@ def test_faces_are_cut_out_and_found(device):
         ("00_domain", {"from_scratch": True}, "*/state.pt"),
         ("01_generator", {"from_scratch": True}, "*/state.pt"),
         ("01_generator", {"more_steps": 2, "keep": 10.0, "clear": 1.0}, "generator_*/samples/000002.png"),
+        ("01_generator", {"decoder_steps": 2, "more_steps": 2, "drawn": 1.0}, "decoder_*/mapping/state.pt"),
         ("02_train_inversion", {"from_scratch": True}, "*/state.pt"),
         ("03_inversion_quality", {}, ""),
         ("05_latent_classifier", {"from_scratch": True}, "*/state.pt"),
