@@ -10,8 +10,11 @@ from it to take them at once (distillation as in rectified flow, Liu et al. 2023
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -19,18 +22,35 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from stx.backbone import IRSE
-from stx.domains import Dataset, batch_positions
+from stx.domains import Dataset, Domain, batch_positions
 from stx.figures import progress
 from stx.inversion import InversionLoss
 from stx.ops import pool
+from stx.perceptual import SMALLEST, load_lpips
 from stx.stylegan2 import Generator, PixelNorm
-from stx.training import Resumable, ema_update, falling_rate
+from stx.training import Resumable, TrainingError, ema_update, falling_rate, load_state, train
+from stx.weights import fingerprint
 
 LARGEST = 256  # pixels that the code encoder sees
 FREQUENCIES = 16  # of the flow's time
 FLOW_AVERAGE = 0.998  # decay of the flow's averaged weights
 FLOW_STEPS = 10  # of Heun's method from z to w
 PART = 2048  # codes drawn at a time
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """The generator as the decoder of an autoencoder, and its mapping network anew (see `stx.autoencoder`)."""
+
+    steps: int = 4000
+    batch: int = 16
+    lr: float = 2e-3
+    decay: float = 0.3
+    flow_steps: int = 3500
+    n_mlp: int = 8  # layers of the mapping network, StyleGAN2's
+    pairs: int = 196_608  # z with their codes, from which it learns
+    mapping_steps: int = 12_000
+    seed: int = 0
 
 
 class CodeEncoder(nn.Module):
@@ -261,3 +281,65 @@ class MappingTask(Resumable):
         self.optimizer.step()
         self.schedule.step()
         return {"loss": loss.item()}
+
+
+def train_autoencoder(
+    domain: Domain,
+    generator: Generator,
+    recipe: AutoencoderRecipe,
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+    validation: int = 256,
+    evaluate_every: int = 500,
+) -> tuple[Generator, torch.Tensor, pd.DataFrame]:
+    """A generator going on from `generator` that can draw every training picture, their codes, the autoencoder's log.
+
+    In three parts below `folder`, each resuming: autoencoder, flow, mapping. The log has validation losses on
+    `validation` pictures. Raises `TrainingError` when a part was stopped before its end, `ValueError` for pictures that
+    are too small for LPIPS.
+    """
+    check_lpips(domain)
+    torch.manual_seed(recipe.seed)
+    data, held_out = domain.split("train", square=True), domain.split("val", validation, square=True)
+    drawer = Generator(**generator.config | {"n_mlp": recipe.n_mlp})
+    drawer.load_state_dict(
+        drawer.state_dict() | {k: v for k, v in generator.state_dict().items() if not k.startswith("style.")}
+    )
+    encoder = CodeEncoder(size=drawer.size, w_dim=drawer.w_dim, w_avg=generator.w_avg())
+    loss = InversionLoss(load_lpips("alex", device), None)
+    options = {"seed": recipe.seed, "device": device}
+    task = AutoencoderTask(
+        generator=drawer,
+        encoder=encoder,
+        loss=loss,
+        data=data,
+        view=domain.view,
+        **options,
+        **{name: getattr(recipe, name) for name in ("steps", "batch", "lr", "decay")},
+    )
+    config = {"domain": domain.name, "pictures seen": data.fingerprint(), "start": fingerprint(generator)}
+    config |= asdict(recipe)
+
+    def finish(task, name: str, steps: int, **watched) -> pd.DataFrame:
+        log = train(task, folder=Path(folder) / name, steps=steps, config=config, seed=recipe.seed, **watched)
+        if load_state(Path(folder) / name / "state.pt")["step"] < steps:
+            raise TrainingError(f"{Path(folder) / name}: stopped before its end; run it again to go on")
+        return log
+
+    validation_loss = {"evaluate": lambda step: task.validate(held_out), "evaluate_every": evaluate_every}
+    log = finish(task, "autoencoder", recipe.steps, **validation_loss)
+    codes = task.codes(data)
+    flowing = FlowTask(flow=Flow(codes), codes=codes, steps=recipe.flow_steps, **options)
+    finish(flowing, "flow", recipe.flow_steps)
+    steps = recipe.mapping_steps
+    mapping = MappingTask(generator=drawer, flow=flowing.average, count=recipe.pairs, steps=steps, **options)
+    finish(mapping, "mapping", steps)
+    drawer.eval().requires_grad_(False).latent_avg.copy_(drawer.mean_w())
+    return drawer, codes, log
+
+
+def check_lpips(domain: Domain) -> None:
+    """Raises `ValueError` for pictures that are too small for LPIPS."""
+    if min(domain.input_size) < SMALLEST:
+        raise ValueError(f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {SMALLEST}")

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from stx import avatars, images, latent_classifier, metrics
-from stx.autoencoder import AutoencoderTask, CodeEncoder, DrawnPictures, Flow, FlowTask, MappingTask
+from stx.autoencoder import DrawnPictures, check_lpips
 from stx.classifier import AttributeClassifier, ClassifierTask, predict
 from stx.domains import Dataset, Domain, DomainError, drawn
 from stx.editing import position
@@ -25,11 +25,11 @@ from stx.identity import IdentityNet, IdentityTask, redrawn, verification
 from stx.inversion import InversionLoss, InversionTask
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
 from stx.methods import METHODS, build_encoder
-from stx.perceptual import SMALLEST, load_lpips, real_features, vgg16_features
+from stx.perceptual import load_lpips, real_features, vgg16_features
 from stx.projected import ProjectedDiscriminator
 from stx.reference_editing import ReferenceEditor, ReferenceTask
 from stx.stylegan2 import Discriminator, Generator
-from stx.training import TrainingError, load_state, train
+from stx.training import train
 from stx.weights import fingerprint
 
 SHEET = 100  # samples on a sheet
@@ -63,21 +63,6 @@ class GeneratorRecipe:
     drawn: float = 0.0  # weight of `stx.autoencoder.DrawnPictures`
     clear: float = 0.0  # weight of `stx.gan.ClearAttributes`
     mapping_rate: float = 1.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class AutoencoderRecipe:
-    """The generator as the decoder of an autoencoder, and its mapping network anew (see `stx.autoencoder`)."""
-
-    steps: int = 4000
-    batch: int = 16
-    lr: float = 2e-3
-    decay: float = 0.3
-    flow_steps: int = 3500
-    n_mlp: int = 8  # layers of the mapping network, StyleGAN2's
-    pairs: int = 196_608  # z with their codes, from which it learns
-    mapping_steps: int = 12_000
     seed: int = 0
 
 
@@ -264,62 +249,6 @@ def train_generator(
     return task.average, task.discriminator.eval(), log
 
 
-def train_autoencoder(
-    domain: Domain,
-    generator: Generator,
-    recipe: AutoencoderRecipe,
-    folder: str | Path,
-    *,
-    device: str = "cpu",
-    validation: int = 256,
-    evaluate_every: int = 500,
-) -> tuple[Generator, torch.Tensor, pd.DataFrame]:
-    """A generator going on from `generator` that can draw every training picture, their codes, the autoencoder's log.
-
-    In three parts below `folder`, each resuming: autoencoder, flow, mapping. The log has validation losses on
-    `validation` pictures. Raises `TrainingError` when a part was stopped before its end, `ValueError` for pictures that
-    are too small for LPIPS.
-    """
-    _check_lpips(domain)
-    torch.manual_seed(recipe.seed)
-    data, held_out = domain.split("train", square=True), domain.split("val", validation, square=True)
-    drawer = Generator(**generator.config | {"n_mlp": recipe.n_mlp})
-    drawer.load_state_dict(
-        drawer.state_dict() | {k: v for k, v in generator.state_dict().items() if not k.startswith("style.")}
-    )
-    encoder = CodeEncoder(size=drawer.size, w_dim=drawer.w_dim, w_avg=generator.w_avg())
-    loss = InversionLoss(load_lpips("alex", device), None)
-    options = {"seed": recipe.seed, "device": device}
-    task = AutoencoderTask(
-        generator=drawer,
-        encoder=encoder,
-        loss=loss,
-        data=data,
-        view=domain.view,
-        **options,
-        **{name: getattr(recipe, name) for name in ("steps", "batch", "lr", "decay")},
-    )
-    config = {"domain": domain.name, "pictures seen": data.fingerprint(), "start": fingerprint(generator)}
-    config |= asdict(recipe)
-
-    def finish(task, name: str, steps: int, **watched) -> pd.DataFrame:
-        log = train(task, folder=Path(folder) / name, steps=steps, config=config, seed=recipe.seed, **watched)
-        if load_state(Path(folder) / name / "state.pt")["step"] < steps:
-            raise TrainingError(f"{Path(folder) / name}: stopped before its end; run it again to go on")
-        return log
-
-    validation_loss = {"evaluate": lambda step: task.validate(held_out), "evaluate_every": evaluate_every}
-    log = finish(task, "autoencoder", recipe.steps, **validation_loss)
-    codes = task.codes(data)
-    flowing = FlowTask(flow=Flow(codes), codes=codes, steps=recipe.flow_steps, **options)
-    finish(flowing, "flow", recipe.flow_steps)
-    steps = recipe.mapping_steps
-    mapping = MappingTask(generator=drawer, flow=flowing.average, count=recipe.pairs, steps=steps, **options)
-    finish(mapping, "mapping", steps)
-    drawer.eval().requires_grad_(False).latent_avg.copy_(drawer.mean_w())
-    return drawer, codes, log
-
-
 def train_encoder(
     domain: Domain,
     generator: Generator,
@@ -337,7 +266,7 @@ def train_encoder(
     start: weights to go on from instead of random ones (the sizes must agree). Raises `ValueError` for pictures that
     are too small for LPIPS.
     """
-    _check_lpips(domain)
+    check_lpips(domain)
     torch.manual_seed(recipe.seed)
     encoder, extras = build_encoder(METHODS[recipe.method], generator, domain, recipe, device)
     if start is not None:
@@ -525,8 +454,3 @@ def _train(task, recipe, folder, config, **kwargs) -> pd.DataFrame:
 
 def _without(recipe, *names: str) -> dict:
     return {k: v for k, v in asdict(recipe).items() if k not in names}
-
-
-def _check_lpips(domain: Domain) -> None:
-    if min(domain.input_size) < SMALLEST:
-        raise ValueError(f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {SMALLEST}")

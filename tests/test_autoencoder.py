@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stx import domains, recipes
+from stx import autoencoder, domains, recipes
 from stx.autoencoder import AutoencoderTask, CodeEncoder, Flow, FlowTask, MappingTask
 from stx.domains import Dataset
 from stx.stylegan2 import Generator
@@ -34,9 +34,9 @@ def generator(**changes) -> Generator:
     return Generator(**{"size": SIDE, "z_dim": 8, "n_mlp": 2, "channel_base": 256, "channel_max": 16} | changes)
 
 
-def recipe(**changes) -> recipes.AutoencoderRecipe:
+def recipe(**changes) -> autoencoder.AutoencoderRecipe:
     small = {"steps": 8, "batch": 4, "flow_steps": 6, "n_mlp": 3, "pairs": 1024, "mapping_steps": 5}
-    return recipes.AutoencoderRecipe(**small | changes)
+    return autoencoder.AutoencoderRecipe(**small | changes)
 
 
 def two_clusters(count: int) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_flow_and_mapping_draw_the_codes_distribution(tmp_path):
 
 def test_training_pictures_can_be_drawn(tmp_path, world):
     before, data = generator(), world.split("train")
-    made, codes, log = recipes.train_autoencoder(
+    made, codes, log = autoencoder.train_autoencoder(
         world, before, recipe(steps=150, batch=16, mapping_steps=2), tmp_path, validation=8, evaluate_every=50
     )
     losses = log["val_l2"].dropna()
@@ -77,7 +77,7 @@ def test_training_pictures_can_be_drawn(tmp_path, world):
 
 
 def test_parts_resume_to_the_same_bits(tmp_path, world, monkeypatch):
-    whole, codes, log = recipes.train_autoencoder(world, generator(), recipe(), tmp_path / "whole", validation=4)
+    whole, codes, log = autoencoder.train_autoencoder(world, generator(), recipe(), tmp_path / "whole", validation=4)
     for task, stop in ((AutoencoderTask, 3), (FlowTask, 2), (MappingTask, 2)):
         plain = task.step
 
@@ -89,8 +89,8 @@ def test_parts_resume_to_the_same_bits(tmp_path, world, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(task, "step", step)
             with pytest.raises(TrainingError, match="stopped before its end; run it again"):
-                recipes.train_autoencoder(world, generator(), recipe(), tmp_path / "parts", validation=4)
-    parts, same, again = recipes.train_autoencoder(world, generator(), recipe(), tmp_path / "parts", validation=4)
+                autoencoder.train_autoencoder(world, generator(), recipe(), tmp_path / "parts", validation=4)
+    parts, same, again = autoencoder.train_autoencoder(world, generator(), recipe(), tmp_path / "parts", validation=4)
     assert torch.equal(codes, same)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, parts.state_dict()[name]), name
@@ -98,7 +98,7 @@ def test_parts_resume_to_the_same_bits(tmp_path, world, monkeypatch):
 
 
 def test_a_discriminator_changes_no_meaning_of_codes(tmp_path, world):
-    made, codes, _ = recipes.train_autoencoder(
+    made, codes, _ = autoencoder.train_autoencoder(
         world, generator(), recipe(steps=150, batch=16, mapping_steps=2), tmp_path, validation=8
     )
     pictures = world.split("train").batch(range(len(codes)))
@@ -126,4 +126,4 @@ def test_code_encoder_takes_every_resolution(size):
 def test_pictures_too_small_for_lpips_are_refused(tmp_path, world):
     small = domains.Domain("toy", 16, (16, 16), (), world.split)
     with pytest.raises(ValueError, match="pictures of 16 pixels: LPIPS"):
-        recipes.train_autoencoder(small, generator(size=16), recipe(), tmp_path)
+        autoencoder.train_autoencoder(small, generator(size=16), recipe(), tmp_path)
