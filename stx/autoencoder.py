@@ -35,6 +35,7 @@ LARGEST = 256  # pixels that the code encoder sees
 FREQUENCIES = 16  # of the flow's time
 FLOW_AVERAGE = 0.998  # decay of the flow's averaged weights
 FLOW_STEPS = 10  # of Heun's method from z to w
+HELD = 2**31  # bytes of training pictures that are held in memory to be drawn again
 PART = 2048  # codes drawn at a time
 
 
@@ -343,3 +344,12 @@ def check_lpips(domain: Domain) -> None:
     """Raises `ValueError` for pictures that are too small for LPIPS."""
     if min(domain.input_size) < SMALLEST:
         raise ValueError(f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {SMALLEST}")
+
+
+def drawn_pictures(domain: Domain, data: Dataset, codes: Tensor | None, weight: float, device: str) -> DrawnPictures:
+    """`DrawnPictures` of the first pictures of `data`, as many as fit in memory. Raises `ValueError` without codes."""
+    if codes is None:
+        raise ValueError("drawn pictures need the codes of an autoencoder: train it first (decoder_steps)")
+    codes = codes[: max(HELD // data.uint8([0]).nbytes, 1)]
+    pictures = torch.from_numpy(data.uint8(range(len(codes))))
+    return DrawnPictures(codes, pictures, InversionLoss(load_lpips("alex", device), None), weight, domain.view)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from stx import avatars, images, latent_classifier, metrics
-from stx.autoencoder import DrawnPictures, check_lpips
+from stx.autoencoder import check_lpips, drawn_pictures
 from stx.classifier import AttributeClassifier, ClassifierTask, predict
 from stx.domains import Dataset, Domain, DomainError, drawn
 from stx.editing import position
@@ -33,7 +33,6 @@ from stx.training import train
 from stx.weights import fingerprint
 
 SHEET = 100  # samples on a sheet
-HELD = 2**31  # bytes of training pictures that are held in memory to be drawn again
 CALIBRATION = 64  # pictures on which the spread of ImageNet features is measured
 
 
@@ -210,12 +209,7 @@ def train_generator(
             net.load_state_dict(other.state_dict())
     extras = [KeptPictures(generator.to(device), kept, recipe.keep)] if recipe.keep else []
     if recipe.drawn:
-        if codes is None:
-            raise ValueError("drawn pictures need the codes of an autoencoder: train it first (decoder_steps)")
-        codes = codes[: max(HELD // data.uint8([0]).nbytes, 1)]
-        pictures = torch.from_numpy(data.uint8(range(len(codes))))
-        loss = InversionLoss(load_lpips("alex", device), None)
-        extras.append(DrawnPictures(codes, pictures, loss, recipe.drawn, domain.view))
+        extras.append(drawn_pictures(domain, data, codes, recipe.drawn, device))
     if recipe.clear:
         if data.labels is None or domain.attributes != judge.attributes:
             raise DomainError(
