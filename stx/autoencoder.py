@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from stx.backbone import IRSE
 from stx.domains import Dataset, Domain, batch_positions
 from stx.figures import progress
+from stx.gan import ExtraLoss
 from stx.inversion import InversionLoss
 from stx.ops import pool
-from stx.perceptual import SMALLEST, load_lpips
+from stx.perceptual import check_size, load_lpips
 from stx.stylegan2 import Generator, PixelNorm
 from stx.training import Resumable, TrainingError, ema_update, falling_rate, load_state, train
 from stx.weights import fingerprint
@@ -36,6 +37,7 @@ FREQUENCIES = 16  # of the flow's time
 FLOW_AVERAGE = 0.998  # decay of the flow's averaged weights
 FLOW_STEPS = 10  # of Heun's method from z to w
 HELD = 2**31  # bytes of training pictures that are held in memory to be drawn again
+READ = 64  # pictures read at a time
 PART = 2048  # codes drawn at a time
 
 
@@ -122,24 +124,30 @@ class AutoencoderTask(Resumable):
         return {"loss": total.item()} | parts
 
     @torch.no_grad()
-    def codes(self, data: Dataset, batch: int = 64) -> Float[Tensor, "n w_dim"]:
+    def codes(self, data: Dataset) -> Float[Tensor, "n w_dim"]:
         """The codes of a data set's pictures, on the CPU."""
         self.encoder.eval()
-        parts = [range(i, min(i + batch, len(data))) for i in range(0, len(data), batch)]
-        found = [self.encoder(data.batch(part).to(self.device)).cpu() for part in progress(parts, desc="reading codes")]
+        parts = progress(_parts(data), desc="reading codes")
+        found = torch.cat([self.encoder(data.batch(part).to(self.device)).cpu() for part in parts])
         self.encoder.train()
-        return torch.cat(found)
+        return found
 
     @torch.no_grad()
     def validate(self, data: Dataset) -> dict[str, float]:
         """Mean losses on held-out pictures, names starting with `val_`."""
-        image = data.batch(range(len(data))).to(self.device)
-        drawn = self.generator(self.generator.broadcast(self.codes(data).to(self.device)))
-        total, parts = self.loss(self.view(image), self.view(drawn))
-        return {"val_loss": total.item()} | {f"val_{name}": value for name, value in parts.items()}
+        self.encoder.eval()
+        sums: dict[str, float] = {}
+        for part in _parts(data):
+            image = data.batch(part).to(self.device)
+            drawn = self.generator(self.generator.broadcast(self.encoder(image)))
+            total, parts = self.loss(self.view(image), self.view(drawn))
+            for name, value in ({"loss": total.item()} | parts).items():
+                sums[name] = sums.get(name, 0.0) + len(part) * value
+        self.encoder.train()
+        return {f"val_{name}": value / len(data) for name, value in sums.items()}
 
 
-class DrawnPictures:
+class DrawnPictures(ExtraLoss):
     """Codes that were read off pictures draw these pictures, some at a time: one more loss of `stx.gan.GanTask`.
 
     With it a discriminator sharpens what a decoder draws without changing what its codes mean (VAE-GAN, Larsen et al.
@@ -165,13 +173,6 @@ class DrawnPictures:
         drawn = generator(generator.broadcast(self.codes[some]), noise="random")
         parts = self.loss.parts(self.view(target), self.view(drawn))
         return sum(self.loss.weights[name] * value.mean() for name, value in parts.items())
-
-    def state_dict(self) -> dict:
-        """Nothing: codes and pictures are given anew."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes nothing back."""
 
 
 class Flow(nn.Module):
@@ -259,8 +260,7 @@ class MappingTask(Resumable):
     ):
         self.mapping, self.flow = generator.to(device).style, flow.to(device)
         self.batch, self.seed = batch, seed
-        z = torch.randn(count, generator.w_dim, generator=torch.Generator().manual_seed(seed))
-        self.z = z.to(device)
+        self.z = torch.randn(count, generator.w_dim, generator=torch.Generator().manual_seed(seed)).to(device)
         self.optimizer = torch.optim.Adam(self.mapping.parameters(), lr=lr, betas=(0.9, 0.99))
         self.schedule = falling_rate(self.optimizer, steps, 1.0)
 
@@ -300,7 +300,7 @@ def train_autoencoder(
     `validation` pictures. Raises `TrainingError` when a part was stopped before its end, `ValueError` for pictures that
     are too small for LPIPS.
     """
-    check_lpips(domain)
+    check_size(domain)
     torch.manual_seed(recipe.seed)
     data, held_out = domain.split("train", square=True), domain.split("val", validation, square=True)
     drawer = Generator(**generator.config | {"n_mlp": recipe.n_mlp})
@@ -340,12 +340,6 @@ def train_autoencoder(
     return drawer, codes, log
 
 
-def check_lpips(domain: Domain) -> None:
-    """Raises `ValueError` for pictures that are too small for LPIPS."""
-    if min(domain.input_size) < SMALLEST:
-        raise ValueError(f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {SMALLEST}")
-
-
 def drawn_pictures(domain: Domain, data: Dataset, codes: Tensor | None, weight: float, device: str) -> DrawnPictures:
     """`DrawnPictures` of the first pictures of `data`, as many as fit in memory. Raises `ValueError` without codes."""
     if codes is None:
@@ -353,3 +347,7 @@ def drawn_pictures(domain: Domain, data: Dataset, codes: Tensor | None, weight: 
     codes = codes[: max(HELD // data.uint8([0]).nbytes, 1)]
     pictures = torch.from_numpy(data.uint8(range(len(codes))))
     return DrawnPictures(codes, pictures, InversionLoss(load_lpips("alex", device), None), weight, domain.view)
+
+
+def _parts(data: Dataset) -> list[range]:
+    return [range(i, min(i + READ, len(data))) for i in range(0, len(data), READ)]

@@ -8,7 +8,6 @@ losses of the generator serve a training that goes on: `KeptPictures`, `ClearAtt
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -48,8 +47,7 @@ def path_lengths(image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_
     return gradient.square().sum(2).mean(1).sqrt()
 
 
-@runtime_checkable
-class ExtraLoss(Protocol):
+class ExtraLoss:
     """One more loss of the generator, logged under its name and added by its weight."""
 
     name: str
@@ -57,15 +55,17 @@ class ExtraLoss(Protocol):
 
     def __call__(self, generator: Generator, fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         """The loss; fake: the update's samples."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict:
-        """What a resumed run needs."""
+        """What a resumed run needs beside what it is given anew."""
+        return {}
 
     def load_state_dict(self, state: dict) -> None:
         """Takes back what `state_dict` gave."""
 
 
-class KeptPictures:
+class KeptPictures(ExtraLoss):
     """Codes go on drawing what they draw now: the mean squared change of their pictures, some codes at a time.
 
     With it encoders stay valid whose generator is trained on. codes: of the encoders, `[n, num_ws, w_dim]`.
@@ -81,15 +81,8 @@ class KeptPictures:
         ws = self.codes[torch.randint(len(self.codes), (max(len(fake) // 2, 1),), device=fake.device)]
         return F.mse_loss(generator(ws), self.before(ws))
 
-    def state_dict(self) -> dict:
-        """Nothing: codes and generator are given anew."""
-        return {}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Takes nothing back."""
-
-
-class ClearAttributes:
+class ClearAttributes(ExtraLoss):
     """Samples show every attribute clearly or not at all, and as often as real pictures do.
 
     The latest `REMEMBERED` samples are ranked by a frozen classifier's logit of the attribute; a sample among the share

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.domains import cache_dir, save_array
+from stx.domains import Domain, cache_dir, save_array
 from stx.pickles import WeightsError, as_array, read_pickle
 
 BACKBONES = {  # file, SHA-256, tree name
@@ -70,6 +70,12 @@ def load_lpips(kind: str = "alex", device: str = "cpu") -> nn.Module:
                     f"torchvision can download them ({error})"
                 ) from None
     return net.to(device).eval().requires_grad_(False)
+
+
+def check_size(domain: Domain) -> None:
+    """Raises `ValueError` for a domain whose pictures are too small for LPIPS."""
+    if min(domain.input_size) < SMALLEST:
+        raise ValueError(f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {SMALLEST}")
 
 
 @torch.no_grad()

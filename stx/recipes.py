@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from stx import avatars, images, latent_classifier, metrics
-from stx.autoencoder import check_lpips, drawn_pictures
+from stx.autoencoder import drawn_pictures
 from stx.classifier import AttributeClassifier, ClassifierTask, predict
 from stx.domains import Dataset, Domain, DomainError, drawn
 from stx.editing import position
@@ -25,7 +25,7 @@ from stx.identity import IdentityNet, IdentityTask, redrawn, verification
 from stx.inversion import InversionLoss, InversionTask
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
 from stx.methods import METHODS, build_encoder
-from stx.perceptual import load_lpips, real_features, vgg16_features
+from stx.perceptual import check_size, load_lpips, real_features, vgg16_features
 from stx.projected import ProjectedDiscriminator
 from stx.reference_editing import ReferenceEditor, ReferenceTask
 from stx.stylegan2 import Discriminator, Generator
@@ -260,7 +260,7 @@ def train_encoder(
     start: weights to go on from instead of random ones (the sizes must agree). Raises `ValueError` for pictures that
     are too small for LPIPS.
     """
-    check_lpips(domain)
+    check_size(domain)
     torch.manual_seed(recipe.seed)
     encoder, extras = build_encoder(METHODS[recipe.method], generator, domain, recipe, device)
     if start is not None:
