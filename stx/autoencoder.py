@@ -340,6 +340,25 @@ def train_autoencoder(
     return drawer, codes, log
 
 
+@torch.no_grad()
+def scale_w(generator: Generator, like: Generator) -> None:
+    """Makes a generator's w spread as those of another one, up to a factor of 1.4; what z draw stays the same to the bit.
+
+    Codes of an autoencoder are as large as they like, but encoders and strengths of edits expect those of a StyleGAN2.
+    The last mapping layer is divided by a power of two, by which the affine layers are multiplied.
+    """
+
+    def spread(net: Generator) -> Tensor:
+        z = torch.randn(PART, net.w_dim, generator=torch.Generator().manual_seed(0))
+        return net.mapping(z.to(net.latent_avg)).std(0).mean()
+
+    factor = 2.0 ** (spread(generator) / spread(like)).log2().round().item()
+    for p in (*generator.style[-1].parameters(), generator.latent_avg):
+        p.div_(factor)
+    for _, layer, _ in generator.style_layers():
+        layer.modulation.weight.mul_(factor)
+
+
 def drawn_pictures(domain: Domain, data: Dataset, codes: Tensor | None, weight: float, device: str) -> DrawnPictures:
     """`DrawnPictures` of the first pictures of `data`, as many as fit in memory. Raises `ValueError` without codes."""
     if codes is None:

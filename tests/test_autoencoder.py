@@ -45,6 +45,21 @@ def two_clusters(count: int) -> torch.Tensor:
     return far[(torch.arange(count) % 4 == 0).long()] + 0.2 * torch.randn(count, 4)
 
 
+def test_scaled_w_draw_the_same_pictures():
+    like, g = generator(), generator(n_mlp=3)
+    with torch.no_grad():
+        g.style[-1].weight.mul_(11.0)
+    g.latent_avg.copy_(g.mean_w())
+    z = torch.randn(256, 8)
+    before, average = g(g.broadcast(g.mapping(z[:4]))), g.w_avg()
+    drawn = g(g.broadcast(average[None]))
+    autoencoder.scale_w(g, like)
+    assert torch.equal(g(g.broadcast(g.mapping(z[:4]))), before)
+    assert torch.equal(g(g.broadcast(g.w_avg()[None])), drawn) and not torch.equal(g.w_avg(), average)
+    ratio = (g.mapping(z).std(0).mean() / like.mapping(z).std(0).mean()).item()
+    assert 0.65 < ratio < 1.5
+
+
 def test_flow_and_mapping_draw_the_codes_distribution(tmp_path):
     torch.manual_seed(0)
     codes = two_clusters(2048)
