@@ -342,7 +342,7 @@ def train_autoencoder(
 
 @torch.no_grad()
 def scale_w(generator: Generator, like: Generator) -> None:
-    """Makes a generator's w spread as those of another one, up to a factor of 1.4; what z draw stays the same to the bit.
+    """Makes w spread as those of another generator, within a factor of 1.4; pictures of z are the same to the bit.
 
     Codes of an autoencoder are as large as they like, but encoders and strengths of edits expect those of a StyleGAN2.
     The last mapping layer is divided by a power of two, by which the affine layers are multiplied.

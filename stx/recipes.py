@@ -167,7 +167,7 @@ def compared_recipe(domain: Domain, generator: Generator, **changes) -> EncoderR
     """The sizes and the budget of the table of encoders: all can be trained in hours and kept; `changes` win.
 
     Inside pSp's heads and the feed-forward blocks they are narrower than published: over codes of 256 the encoders have
-    1.8 to 3.2 million parameters, where pSp would have twenty.
+    1.8 to 3.4 million parameters, where pSp would have twenty.
     """
     w = generator.w_dim
     sizes = {"widths": (w // 16, w // 8, w // 4, w), "units": (1, 1, 1, 1), "hidden": w // 4}
