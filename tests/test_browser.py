@@ -181,7 +181,7 @@ def test_recording(book):
         tab.goto(f"http://127.0.0.1:{port}/", timeout=WAIT)
         edit_of(tab)
         frames = [tab.screenshot()]
-        for attribute, presses in (("Sunglasses", 14), ("Beard", 14)):
+        for attribute, presses in (("Eyeglasses", 18), ("Mustache", 14)):
             for step in range(1, presses + 1):
                 drag_by_keyboard(tab, attribute, 1)
                 wait_for(tab, f"{attribute} +{step:.2f}")
