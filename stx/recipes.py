@@ -1,7 +1,7 @@
 """How the shipped networks are made: a recipe of plain numbers and one function for each network.
 
-The defaults are where the shipped avatars weights began; notebooks 01 and 02 tell how they went on. A recipe is stored in
-the run's `config.json`, and rebuilds the network. Every function resumes from its folder.
+The defaults are where the shipped avatars weights began; notebooks 01 and 02 tell how they went on. A recipe is stored
+in the run's `config.json`, and rebuilds the network. Every function resumes from its folder.
 """
 
 import json
