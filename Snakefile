@@ -8,11 +8,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from stx import domains
-from stx.notebooks import parameters
+from stx.domains import datasets
+from stx.reports.notebooks import parameters
 
 DOMAIN = str(config.get("domain", "avatars"))
-WORLD = domains.load(DOMAIN)
+WORLD = datasets.load(DOMAIN)
 RUNS = config.get("runs", f"runs/{WORLD.name}")
 OUT = config.get("out", "figures" if WORLD.name == "avatars" else f"{RUNS}/figures")
 SMOKE = config.get("smoke", False)
@@ -57,8 +57,8 @@ rule notebook:
     input:
         before,
         notebook="notebooks/{name}.ipynb",
-        package=sorted(str(p) for p in Path("stx").glob("*.py")),
-        weights=sorted(str(p) for p in domains.data_dir().rglob("*") if p.suffix in (".json", ".safetensors")),
+        package=sorted(str(p) for p in Path("stx").rglob("*.py")),
+        weights=sorted(str(p) for p in data_dir().rglob("*") if p.suffix in (".json", ".safetensors")),
     output:
         touch(RUNS + "/done/{name}"),
     wildcard_constraints:
@@ -79,7 +79,7 @@ rule notebook:
         ),
         python=sys.executable,
     shell:
-        "{params.python} -m stx.notebooks {input.notebook} --out {log.notebook:q} {params.given}"
+        "{params.python} -m stx.reports.notebooks {input.notebook} --out {log.notebook:q} {params.given}"
 
 
 use rule notebook as notebook_long with:

@@ -1,12 +1,12 @@
-# Every encoder of stx.methods trained with one budget: one thread each, two at a time, resumed where they were stopped.
+# Every encoder of stx.baselines.registry trained with one budget: one thread each, two at a time, resumed where they were stopped.
 #   snakemake -s train.smk --cores 2                          the embedded avatars, as `make train` does
 #   snakemake -s train.smk --cores 2 --config steps=100 methods=psp,e4e runs=/tmp/x out=/tmp/x
 #   snakemake -s train.smk --cores 2 --config more=500 runs=runs/more    the shipped ones go on for 500 updates
 
 import sys
 
-from stx import domains
-from stx.methods import METHODS
+from stx.domains import datasets
+from stx.baselines.registry import METHODS
 
 DOMAIN = str(config.get("domain", "avatars"))
 RUNS = config.get("runs", "runs/compared")
@@ -14,7 +14,7 @@ OUT = config.get("out")  # default: data/<domain>/compared
 STEPS = config.get("steps")  # default: of the table
 MORE = config.get("more")
 SEED = config.get("seed", 0)
-DONE = f"{RUNS}/done/{domains.short_name(DOMAIN)}"
+DONE = f"{RUNS}/done/{datasets.short_name(DOMAIN)}"
 CHOSEN = str(config.get("methods", ",".join(METHODS))).split(",")
 
 

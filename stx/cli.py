@@ -8,29 +8,22 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from stx import (
-    align,
-    bench,
-    checkpoints,
-    domains,
-    export,
-    images,
-    notebooks,
-    parallel,
-    pipeline,
-    recipes,
-    shards,
-    weights,
-)
-from stx.domains import DomainError
-from stx.figures import progress, provenance, save_table, sweep, write_index
+from benchmarks import bench
+from stx import batch, pipeline, recipes, runtime
+from stx.baselines.registry import COMPARED, METHODS, add_own
+from stx.checkpoints import convert, export, weights
+from stx.domains import align, datasets, images
+from stx.files.checksums import fingerprint, sha256
+from stx.files.errors import DomainError, ImageError, NotebookError, TrainingError, WeightsError
+from stx.files.places import data_dir
 from stx.inversion import PRECISIONS
-from stx.methods import COMPARED, METHODS, add_own
-from stx.pickles import WeightsError
-from stx.training import TrainingError, continued
+from stx.reports import notebooks
+from stx.reports.figures import provenance, save_table, sweep, write_index
+from stx.runtime import pick_device, progress
+from stx.training.loop import continued
 
 OWN_FILE = "a Python file with methods of your own, as in the README"
-ERRORS = (images.ImageError, DomainError, WeightsError, TrainingError, notebooks.NotebookError, ValueError, OSError)
+ERRORS = (ImageError, DomainError, WeightsError, TrainingError, NotebookError, ValueError, OSError)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -62,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--own", default="", metavar="FILE", help=OWN_FILE)
     invert.add_argument("--align", action="store_true", help="photographs: invert each face, aligned as FFHQ's")
     invert.add_argument("--codes-only", action="store_true", help="draw nothing")
-    invert.add_argument("--shard", type=_count, default=shards.SHARD, metavar="N", help="codes in a file")
+    invert.add_argument("--shard", type=_count, default=batch.SHARD_SIZE, metavar="N", help="codes in a file")
     invert.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     invert.set_defaults(command=_invert)
 
@@ -135,15 +128,15 @@ def _invert(options: argparse.Namespace) -> int:
     add_own(options.own)
     paths = pipeline.names_of(options.pictures)
     pipe = pipeline.load(options.domain, device=options.device, encoder=options.encoder)
-    there, failed = shards.invert_files(
-        pipe, paths, options.out, faces=options.align, redraw=not options.codes_only, shard=options.shard
+    there, failed = batch.invert_files(
+        pipe, paths, options.out, faces=options.align, reconstruct=not options.codes_only, shard=options.shard
     )
-    if parallel.is_main():
+    if runtime.is_main():
         for reason in failed:
             print(f"stx: {reason}", file=sys.stderr)
         before = f" ({there} of them before)" if there else ""
         print(f"{len(paths) - len(failed)} of {len(paths)} pictures inverted{before}; codes in {options.out}")
-    parallel.wait()  # a process that ends with an error code ends the others
+    runtime.wait()  # a process that ends with an error code ends the others
     return _code(len(failed), len(paths))
 
 
@@ -160,9 +153,9 @@ def _train(options: argparse.Namespace) -> int:
     add_own(options.own)
     if options.method not in METHODS:
         raise ValueError(f"unknown method {options.method!r}: {', '.join(METHODS)}")
-    device = pipeline.pick_device(options.device)
-    domain = domains.load(options.domain, resolution=options.resolution)
-    home, run = domains.data_dir() / domain.name, options.runs / domain.name
+    device = pick_device(options.device)
+    domain = datasets.load(options.domain, resolution=options.resolution)
+    home, run = data_dir() / domain.name, options.runs / domain.name
     given = {"seed": options.seed}
     given |= {k: v for k in ("steps", "batch", "accumulate", "precision") if (v := getattr(options, k)) is not None}
     if options.network == "generator" and (options.accumulate or options.precision or options.compared or options.more):
@@ -188,13 +181,13 @@ def _train(options: argparse.Namespace) -> int:
         run, start = run / options.method, None
         if options.more:
             start = weights.load(home / options.method, device)
-            run = run.with_name(f"{options.method}_{weights.fingerprint(start)}")
+            run = run.with_name(f"{options.method}_{fingerprint(start)}")
             record["parameters"]["more"] = options.more
         encoder, log = recipes.train_encoder(
             domain, generator, recipe, run, identity=identity, start=start, device=device
         )
         done = {options.method: encoder}
-    if not parallel.is_main():
+    if not runtime.is_main():
         return 0
     if log.empty or int(log["step"].max()) < recipe.steps:
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
@@ -233,12 +226,12 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _align(options: argparse.Namespace) -> int:
-    paths, device = pipeline.names_of(options.pictures), pipeline.pick_device(options.device)
+    paths, device = pipeline.names_of(options.pictures), pick_device(options.device)
     failed = 0
     for path, name in progress(list(zip(paths, _unique_names(paths), strict=True)), desc="aligning", unit="img"):
         try:
             faces = align.faces_in(path, options.size, device=device)
-        except images.ImageError as error:
+        except ImageError as error:
             print(f"stx: {error}", file=sys.stderr)
             failed += 1
             continue
@@ -255,10 +248,10 @@ def _weights(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    found = checkpoints.read(options.file)
+    found = convert.read(options.file)
     for name, net in found.networks.items():
         name = f"{name}-{options.file.stem}" if name == "directions" else name  # a domain has many of them
-        notes = {"kind": found.kind, "file": options.file.name, "sha256": weights.sha256(options.file), **found.notes}
+        notes = {"kind": found.kind, "file": options.file.name, "sha256": sha256(options.file), **found.notes}
         weights.save(net, options.out / name, notes=notes, dtype=torch.float32)
         print(f"{found.kind}: {options.out / name}")
     return 0

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.stylegan2 import Generator
+from stx.stylegan2.networks import Generator
 
-STEPS = 5  # of the public code's inference
+REFINEMENT_STEPS = 5  # of the public code's inference
 
 
 class Encoder(nn.Module):
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
     @property
     def passes(self) -> int:
         """How often `invert` runs the network."""
-        return 1 if self.in_channels == 3 else STEPS
+        return 1 if self.in_channels == 3 else REFINEMENT_STEPS
 
     def offsets(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b num_ws w_dim"]:
         """What the network adds to the average code."""
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         image: Float[Tensor, "b 3 h w"],
         draw: Callable[[Tensor], Tensor],
         *,
-        steps: int = STEPS,
+        steps: int = REFINEMENT_STEPS,
     ) -> list[Float[Tensor, "b num_ws w_dim"]]:
         """The codes after each step. draw: codes to pictures of the size of `image`, as the domain views them."""
         ws = self.latent_avg.expand(len(image), -1, -1)

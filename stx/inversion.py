@@ -4,19 +4,19 @@ The paper's weights are 1.0, 0.8 and 0.1, its optimiser Ranger at 1e-4 with batc
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx import parallel
-from stx.domains import Dataset, batch_positions
+from stx import runtime
+from stx.domains.splits import Dataset, batch_positions
 from stx.encoder import Encoder
-from stx.extras import Extra
-from stx.ranger import Ranger
-from stx.stylegan2 import Generator
-from stx.training import Resumable, falling_rate
+from stx.stylegan2.networks import Generator
+from stx.training.loop import Resumable, falling_rate
+from stx.training.ranger import Ranger
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHTS = {"l2": 1.0, "lpips": 0.8, "id": 0.1}
@@ -47,14 +47,34 @@ class InversionLoss(nn.Module):
         return total, {name: value.item() for name, value in means.items()}
 
 
+@runtime_checkable
+class Extra(Protocol):
+    """Something beside the inversion losses."""
+
+    def begin(self, step: int) -> None:
+        """Called before update `step`."""
+
+    def loss(self, ws: Tensor, drawn: Tensor) -> Tensor:
+        """A weighted term of the encoder's loss."""
+
+    def update(self, image: Tensor, ws: Tensor, drawn: Tensor, step: int) -> dict[str, float]:
+        """What the extra itself learns from, after the encoder's update; returns what to log."""
+
+    def state_dict(self) -> dict:
+        """For resuming."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes back what `state_dict` gave."""
+
+
 class InversionTask(Resumable):
     """Trains an encoder so that the frozen generator draws its input again (a `training.Task`).
 
     encoder: pictures to W+ codes; one that refines learns from each of its passes, the codes before being given
     (ReStyle, section 3.2). view: drawn pictures to the size of the data (`Domain.view`). lr may fall linearly to zero
-    over the last `decay` share of `steps`. accumulate: parts in which a batch is computed, to save memory (batch norm
-    sees a part). precision: "bfloat16" computes codes and pictures in it, losses and weights stay float32.
-    extras: see `stx.extras`. Raises `ValueError` for a batch that does not divide by parts and processes.
+    over the last `lr_decay` share of `steps`. accumulate: parts in which a batch is computed, to save memory (batch
+    norm sees a part). precision: "bfloat16" computes codes and pictures in it, losses and weights stay float32.
+    extras: see `stx.baselines.e4e`. Raises `ValueError` for a batch that does not divide by parts and processes.
     """
 
     kept = ("encoder", "optimizer", "schedule")
@@ -69,7 +89,7 @@ class InversionTask(Resumable):
         steps: int,
         batch: int = 8,
         lr: float = 1e-4,
-        decay: float = 0.0,
+        lr_decay: float = 0.0,
         mirror: bool = False,
         accumulate: int = 1,
         precision: str = "float32",
@@ -84,12 +104,14 @@ class InversionTask(Resumable):
         self.seed, self.device, self.extras = seed, device, list(extras)
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision {precision!r}; there is: {', '.join(PRECISIONS)}")
-        if accumulate < 1 or batch % (accumulate * parallel.count()):
-            raise ValueError(f"a batch of {batch} does not divide by {accumulate} parts x {parallel.count()} processes")
+        if accumulate < 1 or batch % (accumulate * runtime.world_size()):
+            raise ValueError(
+                f"a batch of {batch} does not divide by {accumulate} parts x {runtime.world_size()} processes"
+            )
         self.accumulate, self.dtype = accumulate, PRECISIONS[precision]
-        parallel.share_statistics(self.encoder)
+        runtime.share_statistics(self.encoder)
         self.optimizer = Ranger([p for p in encoder.parameters() if p.requires_grad], lr=lr)
-        self.schedule = falling_rate(self.optimizer, steps, decay)
+        self.schedule = falling_rate(self.optimizer, steps, lr_decay)
 
     def positions(self, step: int) -> list[int]:
         """Data positions of batch `step`."""
@@ -118,14 +140,14 @@ class InversionTask(Resumable):
         whole = self._pictures(step)
         self.optimizer.zero_grad(set_to_none=True)
         logs, found = [], []
-        with parallel.shared_dropout():
+        with runtime.shared_dropout():
             for image in whole.chunk(self.accumulate):
                 for ws, drawn in self.passes(image):
                     total, parts = self.loss(image, drawn)
                     (sum((extra.loss(ws, drawn) for extra in self.extras), total) / self.accumulate).backward()
                 logs.append({"loss": total.item()} | parts)
                 found.append((ws.detach(), drawn.detach()))
-        parallel.average_gradients(self.optimizer)
+        runtime.average_gradients(self.optimizer)
         self.optimizer.step()
         self.schedule.step()
         log = {name: sum(part[name] for part in logs) / len(logs) for name in logs[0]}
@@ -141,7 +163,7 @@ class InversionTask(Resumable):
 
     def _pictures(self, step: int) -> Tensor:
         """This process's pictures of a batch, some mirrored."""
-        image = self.data.batch(parallel.share(self.positions(step))).to(self.device)
+        image = self.data.batch(runtime.share(self.positions(step))).to(self.device)
         if not self.mirror:
             return image
         return torch.where(torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5, image.flip(3), image)

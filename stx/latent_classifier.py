@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor, nn
 
-from stx.domains import batch_positions
-from stx.training import Resumable
+from stx.domains.splits import batch_positions
+from stx.training.loop import Resumable
 
 SLOPE = 0.2
 CELEBA = (  # the forty, in CelebA's order
@@ -74,7 +74,7 @@ class LatentClassifier(nn.Module):
 class LatentClassifierTask(Resumable):
     """Trains a `LatentClassifier` on labelled codes (a `training.Task`).
 
-    noise: standard deviation added to codes, in units of each number's own. decay: of the weights.
+    noise: standard deviation added to codes, in units of each number's own. weight_decay: AdamW's.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class LatentClassifierTask(Resumable):
         labels: Bool[np.ndarray, "n attributes"],
         batch: int = 128,
         lr: float = 1e-3,
-        decay: float = 1e-2,
+        weight_decay: float = 1e-2,
         noise: float = 0.1,
         steps: int = 1000,
         seed: int = 0,
@@ -94,7 +94,7 @@ class LatentClassifierTask(Resumable):
         self.net, self.ws, self.labels = net.to(device), ws, torch.from_numpy(labels).float()
         self.batch, self.seed, self.device = batch, seed, device
         self.noise = noise * ws.std(0).to(device)
-        self.optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
+        self.optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps)
 
     def positions(self, step: int) -> list[int]:

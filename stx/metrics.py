@@ -170,7 +170,7 @@ def parameters(*nets: nn.Module) -> int:
 def flops(function: Callable[[], object]) -> int:
     """Floating-point operations of a call: two per multiply-add of convolutions and matrix products.
 
-    The networks must be frozen (`requires_grad_(False)`), as `stx.weights.load` gives them.
+    The networks must be frozen (`requires_grad_(False)`), as `stx.checkpoints.weights.load` gives them.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         function()

@@ -10,14 +10,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from stx import domains, images, parallel, weights
+from stx.checkpoints import weights
+from stx.domains import datasets, images
 from stx.encoder import Encoder
-from stx.identity import IdentityNet
-from stx.pickles import WeightsError
-from stx.stylegan2 import Generator
+from stx.files.errors import WeightsError
+from stx.files.places import data_dir
+from stx.perception.identity import IdentityNet
+from stx.runtime import pick_device
+from stx.stylegan2.networks import Generator
 
-BATCH = 64
-LARGEST = 10.0  # a generator overshoots [-1, 1] by less; more is another range, such as 0..255
+GENERATE_BATCH = 64
+MAX_ABS_INPUT = 10.0  # a generator overshoots [-1, 1] by less; more is another range, such as 0..255
 VIEWED = 8  # pictures drawn at full size at a time
 
 Codes = Tensor | dict[str, Tensor]  # W+ codes, or StyleSpace vectors by layer
@@ -31,32 +34,15 @@ def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
     return [dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)]
 
 
-def pick_device(device: str | torch.device = "auto") -> str:
-    """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `ValueError` for an absent one.
-
-    Of several processes (`stx.parallel`) each gets its own.
-    """
-    device = str(device)
-    if device == "auto" and parallel.count() > 1:
-        return parallel.device()
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if present[name])
-    if not present.get(device.split(":")[0], False):
-        known = ", ".join(name for name, here in present.items() if here)
-        raise ValueError(f"device {device!r} is not available here; there is: {known}")
-    return device
-
-
 @dataclass(frozen=True)
 class Pipeline:
-    """Generator, encoder and judges of a domain, frozen, on one device. Made by `stx.load`."""
+    """Generator, encoder and other networks of a domain, frozen, on one device. Made by `stx.load`."""
 
-    domain: domains.Domain
+    domain: datasets.Domain
     generator: Generator
     encoder: Encoder
     device: str = "cpu"
-    folder: Path = field(default_factory=domains.data_dir)
+    folder: Path = field(default_factory=data_dir)
 
     def images(self, pictures) -> Float[Tensor, "b 3 h w"]:
         """Pictures of any kind as the encoder takes them, at the domain's `input_size`.
@@ -68,7 +54,7 @@ class Pipeline:
         if isinstance(pictures, Tensor):
             if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, height, width):
                 raise ValueError(f"pictures of shape {tuple(pictures.shape)}: expected [batch, 3, {height}, {width}]")
-            if not pictures.is_floating_point() or not (pictures.abs() <= LARGEST).all():
+            if not pictures.is_floating_point() or not (pictures.abs() <= MAX_ABS_INPUT).all():
                 raise ValueError(f"pictures of type {pictures.dtype} or range: expected floats in [-1, 1]")
             return pictures.to(self.device, torch.float32)
         one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
@@ -80,7 +66,7 @@ class Pipeline:
     @torch.no_grad()
     def invert(self, pictures) -> Float[Tensor, "b num_ws w_dim"]:
         """The W+ codes of pictures (see `images` for what is taken)."""
-        parts = self.images(pictures).split(BATCH)
+        parts = self.images(pictures).split(GENERATE_BATCH)
         return torch.cat([self.encoder.invert(part, self.generator, self.domain.view) for part in parts])
 
     @torch.no_grad()
@@ -92,12 +78,14 @@ class Pipeline:
         if isinstance(codes, Tensor | np.ndarray):
             codes = torch.as_tensor(codes)
             self.generator.check_ws(codes)
-            parts = [self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(BATCH)]
+            parts = [
+                self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(GENERATE_BATCH)
+            ]
         else:
-            parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, BATCH)]
+            parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
         return torch.cat(parts).clamp(-1, 1)
 
-    def redraw(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
+    def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
         """The pictures of codes as encoders see them: what is compared with `images`."""
         return torch.cat([self.domain.view(self.synthesize(part)) for part in split_codes(codes, VIEWED)])
 
@@ -131,11 +119,11 @@ def load(
     Raises `DomainError` for an unknown domain, `WeightsError` for missing or unfit weights.
     """
     device = pick_device(device)
-    name = domains.short_name(domain)
-    folder = Path(folder) if folder else domains.data_dir() / name
+    name = datasets.short_name(domain)
+    folder = Path(folder) if folder else data_dir() / name
     generator = weights.load(folder / "generator", device)
     net = weights.load(folder / encoder, device)
-    found = domains.load(domain, resolution=generator.size)
+    found = datasets.load(domain, resolution=generator.size)
     check_fit(generator, net, found)
     return Pipeline(found, generator, net, device, folder)
 
@@ -151,7 +139,7 @@ def _arrays(picture) -> list[np.ndarray]:
     return [array]
 
 
-def check_fit(generator: Generator, encoder: nn.Module, domain: domains.Domain) -> None:
+def check_fit(generator: Generator, encoder: nn.Module, domain: datasets.Domain) -> None:
     """Raises `WeightsError` when networks of different sizes are combined."""
     if generator.size != domain.resolution:
         raise WeightsError(f"the generator draws {generator.size} pixels, the domain has {domain.resolution}")

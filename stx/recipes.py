@@ -14,23 +14,26 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stx import avatars, images, latent_classifier, metrics
-from stx.autoencoder import drawn_pictures
-from stx.classifier import AttributeClassifier, ClassifierTask, predict
-from stx.domains import Dataset, Domain, DomainError, drawn
-from stx.editing import position
+from stx import latent_classifier, metrics
+from stx.baselines.registry import METHODS, build_encoder
+from stx.domains import images
+from stx.domains.datasets import Domain
+from stx.domains.drawings import person_pictures
 from stx.encoder import Encoder
-from stx.gan import ClearAttributes, GanTask, KeptPictures
-from stx.identity import IdentityNet, IdentityTask, redrawn, verification
+from stx.files.checksums import fingerprint
+from stx.files.errors import DomainError
+from stx.generator.autoencoder import drawn_pictures
+from stx.generator.gan import ClearAttributes, GanTask, KeptPictures, sample_images
+from stx.generator.projected import ProjectedDiscriminator
 from stx.inversion import InversionLoss, InversionTask
+from stx.label_editing import position
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
-from stx.methods import METHODS, build_encoder
-from stx.perceptual import check_size, load_lpips, real_features, vgg16_features
-from stx.projected import ProjectedDiscriminator
+from stx.perception.attribute_classifier import AttributeClassifier, ClassifierTask, predict
+from stx.perception.identity import IdentityNet, IdentityTask, verification
+from stx.perception.lpips import check_size, load_lpips
 from stx.reference_editing import ReferenceEditor, ReferenceTask
-from stx.stylegan2 import Discriminator, Generator
-from stx.training import train
-from stx.weights import fingerprint
+from stx.stylegan2.networks import Discriminator, Generator
+from stx.training.loop import train
 
 SHEET = 100  # samples on a sheet
 CALIBRATION = 64  # pictures on which the spread of ImageNet features is measured
@@ -38,12 +41,12 @@ CALIBRATION = 64  # pictures on which the spread of ImageNet features is measure
 
 @dataclass(frozen=True)
 class GeneratorRecipe:
-    """StyleGAN2 and its training (see `stx.gan.GanTask`)."""
+    """StyleGAN2 and its training (see `stx.generator.gan.GanTask`)."""
 
     steps: int = 16000
     batch: int = 16
     lr: float = 1.5e-3
-    decay: float = 0.0
+    lr_decay: float = 0.0
     z_dim: int = 256
     n_mlp: int = 4
     channel_base: int = 2048
@@ -58,16 +61,16 @@ class GeneratorRecipe:
     pl_weight: float = 0.0
     ema_images: float = 10_000
     ema_rampup: float = 0.1
-    keep: float = 0.0  # weight of `stx.gan.KeptPictures`
-    drawn: float = 0.0  # weight of `stx.autoencoder.DrawnPictures`
-    clear: float = 0.0  # weight of `stx.gan.ClearAttributes`
+    keep: float = 0.0  # weight of `stx.generator.gan.KeptPictures`
+    drawn: float = 0.0  # weight of `stx.generator.autoencoder.DrawnPictures`
+    clear: float = 0.0  # weight of `stx.generator.gan.ClearAttributes`
     mapping_rate: float = 1.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """An encoder and its training (see `stx.inversion.InversionTask`). method: one of `stx.methods.METHODS`.
+    """An encoder and its training (see `stx.inversion.InversionTask`). method: one of `stx.baselines.registry.METHODS`.
 
     pictures: of the training split, the first; None: all.
     """
@@ -77,7 +80,7 @@ class EncoderRecipe:
     steps: int = 4000
     batch: int = 16
     lr: float = 5e-4
-    decay: float = 0.3
+    lr_decay: float = 0.3
     mirror: bool = False
     accumulate: int = 1
     precision: str = "float32"
@@ -126,7 +129,7 @@ class LatentClassifierRecipe:
     steps: int = 2000
     batch: int = 128
     lr: float = 1e-3
-    decay: float = 1e-2
+    weight_decay: float = 1e-2
     noise: float = 0.1
     hidden: tuple[int, ...] = (2048, 512)
     dim: int = 32
@@ -140,7 +143,7 @@ class ReferenceRecipe:
     steps: int = 400
     batch: int = 64
     lr: float = 2e-3
-    decay: float = 5e-4
+    weight_decay: float = 5e-4
     form: str = "paper"
     feed_forward: int = 256
     dropout: float = 0.1
@@ -182,7 +185,7 @@ def train_generator(
     start: tuple[Generator, Discriminator | ProjectedDiscriminator | None] | None = None,
     kept: torch.Tensor | None = None,
     codes: torch.Tensor | None = None,
-    judge: AttributeClassifier | None = None,
+    attribute_classifier: AttributeClassifier | None = None,
     device: str = "cpu",
     evaluate_every: int = 500,
 ) -> tuple[Generator, Discriminator | ProjectedDiscriminator, pd.DataFrame]:
@@ -190,9 +193,10 @@ def train_generator(
 
     start: networks whose weights to go on from instead of random ones; None for a new discriminator. kept: codes
     `[n, num_ws, w_dim]` that go on drawing what they draw, where `recipe.keep` is not 0. codes: of the first training
-    pictures, `[n, w_dim]`, as `train_autoencoder` gives them, where `recipe.drawn` is not 0. judge: the domain's
+    pictures, `[n, w_dim]`, as `train_autoencoder` gives them, where `recipe.drawn` is not 0. attribute_classifier:
+    the domain's
     attribute classifier, where `recipe.clear` is not 0. Sheets of samples go to `folder/samples`. Raises `DomainError`
-    for a domain without the labels of `judge`.
+    for a domain without the labels of `attribute_classifier`.
     """
     torch.manual_seed(recipe.seed)
     data = domain.split("train", square=True)
@@ -211,13 +215,13 @@ def train_generator(
     if recipe.drawn:
         extras.append(drawn_pictures(domain, data, codes, recipe.drawn, device))
     if recipe.clear:
-        if data.labels is None or domain.attributes != judge.attributes:
+        if data.labels is None or domain.attributes != attribute_classifier.attributes:
             raise DomainError(
-                f"{domain.name} does not have the labels of the classifier: {', '.join(judge.attributes)}"
-            )
+                f"{domain.name} does not have the labels of the classifier: {',
+                '.join(attribute_classifier.attributes)}" )
         shares = torch.from_numpy(data.labels).float().mean(0)
-        judge = judge.to(device).eval().requires_grad_(False)
-        extras.append(ClearAttributes(lambda fake: judge(domain.view(fake)), shares, recipe.clear))
+        attribute_classifier = attribute_classifier.to(device).eval().requires_grad_(False)
+        extras.append(ClearAttributes(lambda fake: attribute_classifier(domain.view(fake)), shares, recipe.clear))
     task = GanTask(
         generator=generator,
         discriminator=discriminator,
@@ -233,11 +237,11 @@ def train_generator(
         return {}
 
     config = {"domain": domain.name, "resolution": domain.resolution, "pictures seen": data.fingerprint()}
-    config |= asdict(recipe) if recipe.decay else _without(recipe, "steps")
+    config |= asdict(recipe) if recipe.lr_decay else _without(recipe, "steps")
     config |= {} if start is None else {"start": [fingerprint(net) for net in start if net is not None]}
     config |= {"codes": len(kept), "sum": float(kept.double().sum())} if recipe.keep else {}
     config |= {"read codes": len(codes), "their sum": float(codes.double().sum())} if recipe.drawn else {}
-    config |= {"classifier": fingerprint(judge)} if recipe.clear else {}
+    config |= {"classifier": fingerprint(attribute_classifier)} if recipe.clear else {}
     log = _train(task, recipe, folder, config, evaluate=sheet, evaluate_every=evaluate_every)
     task.average.latent_avg.copy_(task.average.mean_w())
     return task.average, task.discriminator.eval(), log
@@ -405,41 +409,6 @@ def train_identity(
 
     log = _train(task, recipe, folder, {"domain": domain.name} | asdict(recipe), evaluate=validate)
     return net.eval(), log
-
-
-def person_pictures(split: str, people: int, looks: int, seed: int) -> np.ndarray:
-    """Different persons of the avatars, each drawn `looks` times: uint8 `[people, looks, h, w, 3]`, from the cache."""
-    chosen: dict[avatars.Person, avatars.Avatar] = {}
-    for avatar in avatars.sample(split, seed):
-        chosen.setdefault(avatar.person, avatar)
-        if len(chosen) == people:
-            break
-    return drawn(f"people-{split}-{people}x{looks}-{seed}", lambda: redrawn(list(chosen.values()), looks, seed))
-
-
-@torch.no_grad()
-def sample_images(
-    generator: Generator, count: int, *, seed: int = 0, view: Callable | None = None, batch: int = 25
-) -> torch.Tensor:
-    """Pictures of random z, not truncated, `[count, 3, h, w]`, each batch through `view` (`Domain.view`)."""
-    device = generator.input.input.device
-    z = torch.randn(count, generator.w_dim, generator=torch.Generator().manual_seed(seed)).to(device)
-    parts = []
-    for part in z.split(batch):
-        image = generator(generator.broadcast(generator.mapping(part)))
-        parts.append((view(image) if view else image).clamp(-1, 1))
-    return torch.cat(parts)
-
-
-def features(pictures: Dataset | torch.Tensor, *, device: str = "cpu", batch: int = 64) -> np.ndarray:
-    """VGG16 features of a data set (kept on disk) or of pictures in [-1, 1], `[n, 512]`; see `stx.perceptual`."""
-    net = load_lpips("vgg", device)
-    parts = [range(i, min(i + batch, len(pictures))) for i in range(0, len(pictures), batch)]
-    if isinstance(pictures, Dataset):
-        found = [real_features(net, pictures.batch(part).to(device)) for part in parts]
-    else:
-        found = [vgg16_features(net, pictures[list(part)].to(device)).cpu().numpy() for part in parts]
-    return np.concatenate(found).astype(np.float64)
 
 
 def _train(task, recipe, folder, config, **kwargs) -> pd.DataFrame:

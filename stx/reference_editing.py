@@ -14,9 +14,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.domains import batch_positions
+from stx.domains.splits import batch_positions
 from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS
-from stx.training import Resumable
+from stx.training.loop import Resumable
 
 FORMS = ("paper", "released")
 EMBEDDED = 1024  # codes at a time
@@ -138,14 +138,14 @@ class ReferenceTask(Resumable):
         steps: int,
         batch: int = 64,
         lr: float = 1e-4,
-        decay: float = 5e-4,
+        weight_decay: float = 5e-4,
         seed: int = 0,
         device: str = "cpu",
     ):
         self.editor, self.classifier = editor.to(device), classifier.to(device).eval().requires_grad_(False)
         self.index, self.ws, self.batch, self.seed, self.device = index, ws, batch, seed, device
         self.embeddings = self._embed(ws)
-        self.optimizer = torch.optim.Adam(editor.parameters(), lr=lr, weight_decay=decay)
+        self.optimizer = torch.optim.Adam(editor.parameters(), lr=lr, weight_decay=weight_decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
 
     def positions(self, step: int) -> list[int]:

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.backbone import IR_SE50, IRSE, upsample_add
 from stx.encoder import Encoder
-from stx.stylegan2 import Generator, mapping_network
+from stx.perception.irse import IR_SE50, IRSE, upsample_add
+from stx.stylegan2.networks import Generator, mapping_network
 
 STAGES = ("coarse", "medium", "fine")
 HEADS, FEED_FORWARD, DROPOUT = 4, 1024, 0.1  # of the released code

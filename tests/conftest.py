@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from stx import comparison, inverters, methods, pick_device, weights
-from stx.classifier import AttributeClassifier
-from stx.directions import Directions
-from stx.identity import IdentityNet, MobileFace, MoCo
+from stx import pick_device
+from stx.baselines import registry
+from stx.baselines.directions import Directions
+from stx.baselines.psp import PSP
+from stx.checkpoints import weights
+from stx.evaluation import editing, inversions
 from stx.latent_classifier import LatentClassifier
-from stx.psp import PSP
+from stx.perception.attribute_classifier import AttributeClassifier
+from stx.perception.identity import IdentityNet, MobileFace, MoCo
 from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
-from stx.stylegan2 import Discriminator, Generator
+from stx.stylegan2.networks import Discriminator, Generator
 from tests.elsewhere import elsewhere
 
 SIZE = 16
@@ -51,7 +54,7 @@ def home(tmp_path, tiny):
 @pytest.fixture
 def own(tmp_path):
     """The README's file with methods of one's own; what it adds in this process is taken out again."""
-    tables = [methods.METHODS, weights.NETWORKS, inverters.OWN, comparison.OWN]
+    tables = [registry.METHODS, weights.NETWORKS, inversions.OWN, editing.OWN]
     before = [dict(table) for table in tables]
     path = tmp_path / "mine.py"
     readme = (Path(__file__).parent.parent / "README.md").read_text()

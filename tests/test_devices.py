@@ -15,8 +15,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from stx import align, images, ops, pick_device
-from stx.identity import face_crop
+from stx import pick_device
+from stx.domains import align, images
+from stx.perception.identity import face_crop
+from stx.stylegan2 import ops
 from tests.elsewhere import DEVICE, Elsewhere, elsewhere
 
 BOOKS = Path(__file__).parent.parent / "notebooks"

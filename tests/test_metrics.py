@@ -4,7 +4,7 @@ import torch
 from scipy import linalg
 
 from stx import metrics
-from stx.backbone import IRSE
+from stx.perception.irse import IRSE
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import numpy as np, torch
 from pathlib import Path
 import stx
 from stx import checkpoints, cli, evaluation, export, images, metrics, weights
-from stx.backbone import IR_SE50
-from stx.identity import IdentityNet, MoCo
+from stx.perception.irse import IR_SE50
+from stx.perception.identity import IdentityNet, MoCo
 from stx.style_transformer import StyleTransformer
-from stx.stylegan2 import Generator
+from stx.stylegan2.networks import Generator
 
 name, size, home = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 torch.manual_seed(0)
@@ -42,7 +42,7 @@ with torch.no_grad():
 table, _ = evaluation.measure(pipe, test, evaluation.as_files(pipe, ws))
 told = {
     "ws": list(ws.shape),
-    "view": list(pipe.redraw(ws[:1]).shape),
+    "view": list(pipe.reconstruct(ws[:1]).shape),
     "code_error": float((ws[1:2] - expected).abs().max()),
     "picture_error": float((pipe.generator(ws[1:2]) - drawn).abs().max() / drawn.abs().max()),
     "columns": list(table.columns),

@@ -4,11 +4,13 @@ import torch
 from PIL import Image
 
 import stx
-from stx import cli, domains, images, pipeline, weights
-from stx.domains import DomainError
-from stx.pickles import WeightsError
-from stx.shards import load_codes
-from stx.stylegan2 import Generator
+from stx import cli, pipeline
+from stx.batch import load_codes
+from stx.checkpoints import weights
+from stx.domains import images
+from stx.files import places
+from stx.files.errors import DomainError, WeightsError
+from stx.stylegan2.networks import Generator
 from tests.conftest import SIZE
 
 
@@ -39,7 +41,7 @@ def test_front_door(pipe):
 
 def test_installed_without_its_repository_stx_says_where_weights_come_from(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("STX_DATA", raising=False)
-    monkeypatch.setattr(domains, "__file__", str(tmp_path / "stx" / "domains.py"))
+    monkeypatch.setattr(places, "ROOT", tmp_path)
     with pytest.raises(DomainError, match="STX_DATA"):
         stx.load("avatars", device="cpu")
     assert cli.main(["weights"]) == 2
@@ -52,7 +54,7 @@ def test_installed_without_its_repository_stx_says_where_weights_come_from(tmp_p
 def test_any_batch_gives_the_same_codes(pipe, monkeypatch):
     image = torch.rand(5, 3, SIZE, SIZE) * 2 - 1
     whole = pipe.invert(image)
-    monkeypatch.setattr(pipeline, "BATCH", 2)
+    monkeypatch.setattr(pipeline, "GENERATE_BATCH", 2)
     torch.testing.assert_close(pipe.invert(image), whole)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stx import recipes, reference_editing
-from stx.editing import EditError
+from stx.files.errors import EditError
 from stx.latent_classifier import LatentClassifier
 from stx.reference_editing import CompetitiveAttention, ReferenceEditor
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stx.ranger import Ranger
 from stx.style_transformer import StyleTransformerEncoder
+from stx.training.ranger import Ranger
 from tests.golden import assert_golden, fill, image, normal
 
 

@@ -1,0 +1,139 @@
+"""Global edit directions, the same for every picture: InterFaceGAN, SeFa and GANSpace, fitted here or read from files.
+
+Estimators in scikit-learn's manner: numbers in the constructor, `fit` returns self, what was learnt ends in `_`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stx.stylegan2.networks import Generator
+
+
+class Directions(nn.Module):
+    """Edit directions in W or W+: `directions [count, tokens, w_dim]` of unit length, tokens 1 for W.
+
+    GANSpace's also have `mean [w_dim]` and `std [count]` of the principal components; zeros and ones otherwise.
+    """
+
+    def __init__(self, *, count: int, tokens: int, w_dim: int):
+        super().__init__()
+        self.config = {"count": count, "tokens": tokens, "w_dim": w_dim}
+        self.register_buffer("directions", torch.zeros(count, tokens, w_dim))
+        self.register_buffer("mean", torch.zeros(w_dim))
+        self.register_buffer("std", torch.ones(count))
+
+    def check_fit(self, generator: Generator) -> None:
+        """Raises `ValueError` with both shapes when the directions are not of this generator's codes."""
+        tokens, w_dim = self.directions.shape[1:]
+        if w_dim != generator.w_dim or tokens not in (1, generator.num_ws):
+            raise ValueError(
+                f"directions of {tokens} x {w_dim} do not fit codes of {generator.num_ws} x {generator.w_dim}"
+            )
+
+
+class InterFaceGAN:
+    """The normal of the plane between codes that show an attribute most and least (Shen et al. 2020, 1907.10786).
+
+    share: of the codes taken at each end of the scores. seed: of their order. `direction_` has the shape of a code.
+    """
+
+    def __init__(self, *, share: float = 0.02, seed: int = 0):
+        self.share, self.seed = share, seed
+
+    def fit(self, codes: Float[np.ndarray, "n *code"], scores: Float[np.ndarray, "n"]) -> "InterFaceGAN":
+        """A linear support vector machine on the extremes. Raises `ValueError` for fewer than two codes at an end."""
+        from sklearn.svm import SVC  # here, since scikit-learn takes seconds to import
+
+        chosen = min(int(len(codes) * self.share), len(codes) // 2)
+        if chosen < 2:
+            raise ValueError(f"{len(codes)} codes, a share of {self.share} at each end: too few to separate")
+        order = np.argsort(scores)
+        flat = codes.reshape(len(codes), -1)
+        ends = np.concatenate([flat[order[-chosen:]], flat[order[:chosen]]])
+        labels = np.repeat([1, 0], chosen)
+        shuffled = np.random.RandomState(self.seed).permutation(len(ends))
+        normal = SVC(kernel="linear").fit(ends[shuffled], labels[shuffled]).coef_[0]
+        self.direction_ = (normal / np.linalg.norm(normal)).reshape(codes.shape[1:])
+        return self
+
+    def edit(self, codes: np.ndarray, strength: float) -> np.ndarray:
+        """`codes + strength * direction_`."""
+        return codes + strength * self.direction_
+
+
+def conditioned(direction: Float[np.ndarray, "*code"], others: Sequence[np.ndarray]) -> np.ndarray:
+    """A direction with the span of others projected out, of unit length: an edit that leaves their attributes alone.
+
+    Raises `ValueError` when nothing is left.
+    """
+    basis = np.stack([other.ravel() for other in others])
+    flat = direction.ravel()
+    left = flat - np.linalg.lstsq(basis.T, flat, rcond=None)[0] @ basis
+    size = np.linalg.norm(left)
+    if size < 1e-8:
+        raise ValueError("the direction lies in the span of those it should leave alone")
+    return (left / size).reshape(direction.shape)
+
+
+class SeFa:
+    """Directions that move style vectors most, in closed form from the generator's weights (Shen & Zhou 2021).
+
+    layers: names as in `Generator.style_layers`, by default every convolution (no ToRGB). normalise: each column of the
+    weights to unit length, as genforce's code does. `directions_ [w_dim, w_dim]`, `values_` falling; the sign is such
+    that the largest entry of a direction is positive.
+    """
+
+    def __init__(self, *, layers: Sequence[str] | None = None, normalise: bool = True):
+        self.layers, self.normalise = layers, normalise
+
+    def fit(self, generator: Generator) -> "SeFa":
+        """Eigenvectors of W W^T. Raises `ValueError` that lists the layers when one is unknown."""
+        known = {name: layer for name, layer, _ in generator.style_layers()}
+        names = self.layers or [name for name in known if "rgb" not in name]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"unknown layer {unknown[0]!r}; this generator has: {', '.join(known)}")
+        weights = torch.cat([known[name].modulation.weight.detach().cpu().double().T for name in names], 1)
+        if self.normalise:
+            weights = weights / weights.norm(dim=0, keepdim=True)
+        values, vectors = torch.linalg.eigh(weights @ weights.T)
+        directions = vectors.flip(1).T
+        largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+        self.values_ = values.flip(0).numpy()
+        self.directions_ = (directions * largest.sign()).numpy()
+        return self
+
+    def edit(self, ws: Tensor, strength: float, index: int = 0) -> Tensor:
+        """`ws` with direction `index` added to every token."""
+        return ws + strength * torch.from_numpy(self.directions_[index]).to(ws)
+
+
+class GANSpace:
+    """Principal components of sampled w (Härkönen et al. 2020, 2004.02546).
+
+    components: how many. `mean_ [w_dim]`, `directions_ [components, w_dim]` of unit length, `std_ [components]`.
+    """
+
+    def __init__(self, *, components: int = 80):
+        self.components = components
+
+    def fit(self, w: Float[np.ndarray, "n w_dim"]) -> "GANSpace":
+        """The components of samples of W. Raises `ValueError` when there are fewer samples than components."""
+        from sklearn.decomposition import PCA
+
+        if min(w.shape) < self.components:
+            raise ValueError(f"{w.shape[0]} samples of {w.shape[1]} numbers do not give {self.components} components")
+        found = PCA(self.components, svd_solver="full").fit(w)
+        self.mean_, self.directions_, self.std_ = found.mean_, found.components_, np.sqrt(found.explained_variance_)
+        return self
+
+    def edit(self, ws: Tensor, strength: float, index: int = 0, tokens: slice = slice(None)) -> Tensor:
+        """`ws` with component `index` added to a range of tokens, in units of its standard deviation."""
+        step = torch.from_numpy(self.directions_[index] * self.std_[index]).to(ws)
+        edited = ws.clone()
+        edited[:, tokens] += strength * step
+        return edited

@@ -1,0 +1,124 @@
+"""The encoders that are compared: what each is made of. Data, backbone, losses and budget are the same for all.
+
+Style Transformer (Hu et al. 2022) and its ablations; pSp (Richardson et al. 2021), e4e (Tov et al. 2021), ReStyle over
+three of them (Alaluf et al. 2021), IDInvert's domain-guided encoder (Zhu et al. 2020).
+"""
+
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stx.baselines.e4e import Offsets, image_adversary, latent_adversary
+from stx.baselines.psp import PSP
+from stx.domains.datasets import Domain
+from stx.encoder import Encoder
+from stx.inversion import Extra
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2.networks import Discriminator, Generator
+
+COMPARED = "compared"  # in a domain's folder: encoders trained with one budget
+SLOWER = 0.2  # the rate of e4e's latent discriminator, as a share of the encoder's
+
+
+@dataclass(frozen=True)
+class Method:
+    """title: as tables have it; network: an `Encoder`, with options for its `for_generator`; extras: by name.
+
+    claim: what the paper says of it beside the Style Transformer, in our words ("" where it says nothing).
+    """
+
+    title: str
+    network: type
+    options: dict[str, Any] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
+    claim: str = ""
+
+
+REFINES = {"head": "last map", "in_channels": 6}
+LOWER_DISTORTION = "The Style Transformer has lower distortion than {}"
+METHODS = {
+    "style_transformer": Method("Style Transformer", StyleTransformer),
+    "psp": Method("pSp", PSP, claim=LOWER_DISTORTION.format("pSp")),
+    "e4e": Method("e4e", PSP, {"progressive": True}, ("offsets", "latent"), LOWER_DISTORTION.format("e4e")),
+    "restyle_psp": Method("ReStyle (pSp)", PSP, REFINES, claim=LOWER_DISTORTION.format("ReStyle (pSp)")),
+    "restyle_e4e": Method(
+        "ReStyle (e4e)",
+        PSP,
+        REFINES | {"progressive": True},
+        ("offsets", "latent"),
+        LOWER_DISTORTION.format("ReStyle (e4e)"),
+    ),
+    "restyle_style_transformer": Method("ReStyle (Style Transformer)", StyleTransformer, {"in_channels": 6}),
+    "idinvert": Method(
+        "IDInvert encoder", PSP, {"head": "W+"}, ("image",), LOWER_DISTORTION.format("IDInvert's encoder")
+    ),
+    "one_stage": Method(
+        "Style Transformer, coarse only",
+        StyleTransformer,
+        {"stages": 1},
+        claim="Three stages have lower distortion than one",
+    ),
+    "two_stages": Method(
+        "Style Transformer, coarse and medium",
+        StyleTransformer,
+        {"stages": 2},
+        claim="Three stages have lower distortion than two",
+    ),
+    "no_self_attention": Method(
+        "Style Transformer, no self-attention",
+        StyleTransformer,
+        {"self_attention": False},
+        claim="Self-attention between the queries lowers distortion",
+    ),
+    "free_tokens": Method(
+        "Style Transformer, free tokens",
+        StyleTransformer,
+        {"mapping": False},
+        claim="Queries as z through the mapping network have lower distortion than free tokens",
+    ),
+}
+
+
+def add_own(path: str | Path) -> None:
+    """Runs a Python file of one's own, which adds methods to the comparison; nothing where `path` is empty.
+
+    Encoders go into `METHODS` and `stx.checkpoints.weights.NETWORKS`, other ways to invert into
+    `stx.evaluation.inversions.OWN`, ways to edit
+    into `stx.evaluation.editing.OWN`. The file may import its neighbours. Raises `ValueError` for a path that is no
+    Python file.
+    """
+    if not str(path):
+        return
+    path = Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"{path}: no such Python file")
+    name, folder = f"own_{path.stem}", str(path.resolve().parent)  # a name that hides no other module
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    spec.loader.exec_module(module)
+
+
+def build_encoder(
+    method: Method, generator: Generator, domain: Domain, recipe: Any, device: str = "cpu"
+) -> tuple[Encoder, list[Extra]]:
+    """A new encoder of a method and what it needs beside the losses. recipe: an `EncoderRecipe`."""
+    options = dict(method.options)
+    if method.network is PSP:
+        options |= {"input_side": max(domain.input_size), "hidden": recipe.hidden}
+    elif method.network is StyleTransformer and recipe.hidden:
+        options["feed_forward"] = 4 * recipe.hidden
+    encoder = method.network.for_generator(generator, widths=recipe.widths, units=recipe.units, **options)
+    return encoder, [_extra(name, encoder, generator, recipe, device) for name in method.extras]
+
+
+def _extra(name: str, encoder: Encoder, generator: Generator, recipe: Any, device: str) -> Extra:
+    if name == "offsets":
+        return Offsets(encoder, steps=recipe.steps)
+    if name == "latent":
+        return latent_adversary(generator, lr=SLOWER * recipe.lr, device=device)
+    sizes = {k: generator.config[k] for k in ("channel_base", "channel_max")}
+    return image_adversary(Discriminator(size=generator.size, **sizes), lr=recipe.lr, device=device)

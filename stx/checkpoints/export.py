@@ -1,0 +1,56 @@
+"""Our networks under public names, so that results can be carried back to the authors' own code."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stx.files.atomic import atomic_write
+from stx.files.errors import WeightsError
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2.networks import Discriminator, Generator
+
+
+def write(networks: dict[str, nn.Module], form: str, path: str | Path, notes: dict | None = None) -> None:
+    """Writes public names. form: "rosinality" (generator, and StyleGAN2's discriminator) or "official" (encoder too).
+
+    notes: of the networks; `opts` of an official file are written back. Raises `WeightsError` for a missing network.
+    """
+    maker = {"rosinality": _to_rosinality, "official": _to_official}.get(form)
+    if maker is None:
+        raise WeightsError(f"unknown form {form!r}: expected rosinality or official")
+    content = maker(networks, notes or {})
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(Path(path)) as part:
+        torch.save(content, part)
+
+
+def _to_rosinality(networks: dict[str, nn.Module], notes: dict) -> dict:
+    generator = _one(networks, "generator", Generator)
+    state = generator.state_dict()
+    content = {"latent_avg": state.pop("latent_avg"), "g_ema": dict(state)}
+    if isinstance(networks.get("discriminator"), Discriminator):
+        content["d"] = dict(networks["discriminator"].state_dict())
+    return content
+
+
+def _to_official(networks: dict[str, nn.Module], notes: dict) -> dict:
+    generator = _one(networks, "generator", Generator)
+    encoder = _one(networks, "style_transformer", StyleTransformer)
+    mine, decoder = encoder.state_dict(), generator.state_dict()
+    average = mine.pop("latent_avg")
+    decoder.pop("latent_avg")
+    decoder |= {k: v for k, v in mine.items() if k.startswith("style.")}
+    state = {f"encoder.module.{k.removeprefix('encoder.')}": v for k, v in mine.items() if k.startswith("encoder.")}
+    state |= {f"decoder.module.{k}": v for k, v in decoder.items()}
+    opts = {"output_size": generator.size, "n_styles": generator.num_ws, "input_nc": 3, "device": "cpu"}
+    opts |= {"start_from_latent_avg": True, "learn_in_w": False, "checkpoint_path": None} | (notes.get("opts") or {})
+    same = bool((average == average[0]).all())
+    return {"state_dict": state, "opts": opts, "latent_avg": average[0].clone() if same else average}
+
+
+def _one(networks: dict[str, nn.Module], name: str, kind: type) -> Any:
+    if not isinstance(networks.get(name), kind):
+        raise WeightsError(f"no {name} here to export; there is: {', '.join(networks) or 'nothing'}")
+    return networks[name]

@@ -1,0 +1,201 @@
+"""Networks in files: safetensors with a config.json beside them, and nothing that could execute.
+
+A folder per network, `data/<domain>/<network>/`, with `model.safetensors` and `config.json`: the class, its arguments,
+and where the weights come from (run, steps, commit, what was measured).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from stx.baselines.directions import Directions
+from stx.baselines.psp import PSP
+from stx.checkpoints.tensors import check_state
+from stx.files.atomic import atomic_write, write_text
+from stx.files.checksums import sha256
+from stx.files.errors import WeightsError
+from stx.files.places import data_dir
+from stx.generator.projected import ProjectedDiscriminator
+from stx.latent_classifier import LatentClassifier
+from stx.perception.attribute_classifier import AttributeClassifier
+from stx.perception.identity import IdentityNet, MobileFace, MoCo
+from stx.reference_editing import ReferenceEditor
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2.networks import Discriminator, Generator
+
+BITS = 5  # of mantissa in shipped encoders and latent classifiers, whose files compress to two thirds
+NETWORKS = {
+    "generator": Generator,
+    "discriminator": Discriminator,
+    "projected_discriminator": ProjectedDiscriminator,
+    "style_transformer": StyleTransformer,
+    "psp": PSP,
+    "classifier": AttributeClassifier,
+    "identity": IdentityNet,
+    "moco": MoCo,
+    "mobileface": MobileFace,
+    "latent_classifier": LatentClassifier,
+    "reference_editor": ReferenceEditor,
+    "directions": Directions,
+}
+
+FROM_PUBLIC = "or convert a public file (`stx weights` lists them)"
+FROM_LABELS = "of a domain with labels makes it, with `-p from_scratch true -p ship true`"
+MADE_BY = {  # what to do where a network is missing
+    "generator": f"train it (`stx train generator`) {FROM_PUBLIC}",
+    "style_transformer": f"train it (`stx train encoder`) {FROM_PUBLIC}",
+    "classifier": f"notebook 00 {FROM_LABELS}",
+    "latent_classifier": f"notebook 05 {FROM_LABELS}",
+}
+
+
+def save(
+    net: nn.Module,
+    folder: str | Path,
+    *,
+    notes: dict | None = None,
+    dtype: torch.dtype = torch.float16,
+    bits: int | None = None,
+) -> None:
+    """Writes `model.safetensors` (floating tensors as `dtype`) and `config.json`; an old pair survives a failure.
+
+    notes: what to remember of the training, as JSON. bits: of mantissa that matrices and kernels keep (float16 has 10):
+    with 5 a file compresses to two thirds. Raises `TrainingError` when the disk refuses, `WeightsError` for a class
+    that is not in `NETWORKS`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = next((name for name, cls in NETWORKS.items() if isinstance(net, cls)), None)
+    if kind is None:
+        raise WeightsError(
+            f"a {type(net).__name__} is not in stx.checkpoints.weights.NETWORKS, so it could not be read again"
+        )
+    tensors = {k: v.detach().cpu() for k, v in net.state_dict().items()}
+    if bits is not None:
+        tensors = {k: _rounded(v, bits) if v.is_floating_point() and v.ndim > 1 else v for k, v in tensors.items()}
+    tensors = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
+    with atomic_write(folder / "model.safetensors") as part:
+        safetensors.torch.save_file(tensors, part)
+    config = {"network": kind, "args": net.config, "sha256": sha256(folder / "model.safetensors"), "notes": notes or {}}
+    write_text(folder / "config.json", json.dumps(config, indent=2))
+
+
+def load(folder: str | Path, device: str = "cpu") -> nn.Module:
+    """The network of a folder, frozen, in eval mode and float32.
+
+    Raises `WeightsError` that names the file when something is missing, damaged, or of another shape.
+    """
+    config = read_config(folder)
+    path = Path(folder) / "model.safetensors"
+    try:
+        net = NETWORKS[config["network"]](**config["args"])
+    except (KeyError, TypeError, ValueError) as error:
+        told = f"{folder}/config.json does not describe a known network ({error}); one of your own needs its file (own)"
+        raise WeightsError(told) from None
+    if not path.is_file():
+        raise WeightsError(f"{path}: missing; train it with its notebook, or fetch data/ again")
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path}: damaged or incomplete ({error}); fetch it again") from None
+    check_state(tensors, net.state_dict(), str(path))
+    net.load_state_dict(tensors)
+    return net.to(device).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Public:
+    """A published file: which networks of a domain it gives, its usual name, and where it is published."""
+
+    domain: str
+    networks: tuple[str, ...]
+    file: str
+    where: str
+
+
+PUBLIC = (
+    Public(
+        "ffhq",
+        ("style_transformer", "generator"),
+        "style_transformer_ffhq.pt (the name is free)",
+        "github.com/sapphire497/style-transformer",
+    ),
+    Public(
+        "ffhq",
+        ("generator",),
+        "stylegan2-ffhq-config-f.pt",
+        "github.com/rosinality/stylegan2-pytorch, github.com/eladrich/pixel2style2pixel",
+    ),
+    Public("ffhq", ("generator",), "stylegan2-ffhq-config-f.pkl", "github.com/NVlabs/stylegan2"),
+    Public("ffhq", ("identity",), "model_ir_se50.pth", "github.com/eladrich/pixel2style2pixel"),
+    Public("ffhq", ("latent_classifier",), "LCNet_40 checkpoint", "never released"),
+    Public(
+        "cars",
+        ("style_transformer", "generator"),
+        "style_transformer_cars.pt (the name is free)",
+        "github.com/sapphire497/style-transformer",
+    ),
+    Public("cars", ("generator",), "stylegan2-car-config-f.pkl", "github.com/NVlabs/stylegan2"),
+    Public("cars", ("identity",), "moco_v2_800ep_pretrain.pt", "github.com/facebookresearch/moco"),
+)
+
+
+def inventory() -> pd.DataFrame:
+    """Every network in `data/` and every public one that is missing: domain, network, state, from."""
+    rows, home = [], data_dir()
+    for folder in sorted(path.parent for depth in ("*/*", "*/*/*") for path in home.glob(f"{depth}/config.json")):
+        domain, *network = folder.relative_to(home).parts
+        config = read_config(folder)
+        notes = config.get("notes") or {}
+        source = notes.get("file") or f"trained, {notes.get('steps', '?')} steps"
+        rows.append([domain, "/".join(network), state_of(folder), source])
+    present = {(row[0], row[1]) for row in rows}
+    for public in PUBLIC:
+        for name in public.networks:
+            if (public.domain, name) not in present:
+                rows.append([public.domain, name, "missing", f"{public.file}: {public.where}"])
+    return pd.DataFrame(rows, columns=["domain", "network", "state", "from"])
+
+
+def state_of(folder: Path) -> str:
+    """ "ok", "present, no checksum on record", or what is wrong with the weights of a folder."""
+    path, expected = folder / "model.safetensors", read_config(folder).get("sha256")
+    if not path.is_file():
+        return "damaged: model.safetensors is missing"
+    if expected is None:
+        return "present, no checksum on record"
+    return "ok" if sha256(path) == expected else "damaged: another checksum than when it was written"
+
+
+def ship(net: nn.Module, folder: str | Path, log: pd.DataFrame, record: dict, *, bits: int | None = None) -> None:
+    """Makes a trained network the one in `folder`, with its training log and the record of `figures.provenance`.
+
+    bits: see `save`.
+    """
+    rounding = {} if bits is None else {"mantissa_bits": bits}
+    save(net, folder, notes={"steps": int(log["step"].max()), **rounding, **record}, bits=bits)
+    write_text(Path(folder) / "log.csv", log.to_csv(index=False, float_format="%.5g"))
+
+
+def _rounded(tensor: torch.Tensor, bits: int) -> torch.Tensor:
+    mantissa, exponent = torch.frexp(tensor.float())
+    steps = 2.0 ** (bits + 1)  # of a mantissa in [0.5, 1), whose first bit is always set
+    return torch.ldexp((mantissa * steps).round() / steps, exponent)
+
+
+def read_config(folder: str | Path) -> dict:
+    """The `config.json` of a network's folder. Raises `WeightsError` when it is missing or damaged."""
+    path = Path(folder) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        remedy = MADE_BY.get(path.parent.name, "this folder holds no network of ours (see `stx weights`)")
+        raise WeightsError(f"{path}: missing; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not readable ({error}); fetch it again") from None

@@ -1,0 +1,71 @@
+"""Pictures of one split, read by position, and the order in which training reads them."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stx.domains import images
+from stx.files.errors import DomainError
+
+FOLDER_SPLITS = {"train": 0.80, "val": 0.05, "test": 0.15}
+
+
+Positions = Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures of one split, read by position.
+
+    read: position -> uint8 RGB `[h, w, 3]`; names: one per picture; labels: bool `[n, len(attributes)]`, or None.
+    """
+
+    read: Callable[[int], np.ndarray]
+    names: Sequence[str]
+    labels: Bool[np.ndarray, "n attributes"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def uint8(self, positions: Positions) -> np.ndarray:
+        """Pictures at these positions, uint8 `[b, h, w, 3]`."""
+        return np.stack([self.read(int(i)) for i in positions])
+
+    def subset(self, positions: Positions) -> "Dataset":
+        """The pictures at these positions, in this order, as a data set."""
+        labels = None if self.labels is None else self.labels[positions]
+        return Dataset(lambda i: self.read(int(positions[i])), [self.names[i] for i in positions], labels)
+
+    def fingerprint(self) -> str:
+        """Twelve digits of all names and the first picture: what tells a resumed run that the pictures are others."""
+        return hashlib.sha256("\n".join(self.names).encode() + self.uint8([0]).tobytes()).hexdigest()[:12]
+
+    def batch(self, positions: Positions) -> Float[Tensor, "b 3 h w"]:
+        """Pictures at these positions in [-1, 1]."""
+        return images.to_tensor(self.uint8(positions))
+
+
+def check_split(name: str, count: int | None) -> None:
+    """Raises `DomainError` for a split that no domain has, or for no pictures of it."""
+    if name not in FOLDER_SPLITS:
+        raise DomainError(f"unknown split {name!r}: expected one of {', '.join(FOLDER_SPLITS)}")
+    if count is not None and count < 1:
+        raise DomainError(f"{count} pictures of the split {name!r}: at least 1")
+
+
+def batch_positions(n: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """The positions of training batch `step` (from 0): shuffled epochs over `n` pictures, without an end.
+
+    A function of its arguments alone, so that a resumed run goes on where it stopped without stored state.
+    """
+    if n == 0:
+        raise DomainError("no pictures to train on: this split is empty")
+    first = step * batch
+    epochs = range(first // n, (first + batch - 1) // n + 1)
+    order = np.concatenate([np.random.RandomState((seed * 1_000_003 + e) % 2**32).permutation(n) for e in epochs])
+    offset = first - epochs[0] * n
+    return order[offset : offset + batch]

@@ -1,0 +1,1 @@
+"""The tables: inversions and edits measured under one protocol."""

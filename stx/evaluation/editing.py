@@ -1,0 +1,360 @@
+"""The methods that label editing is compared with, fitted on the same codes and called in the same way.
+
+A method is a function (ws, index of the attribute, target) -> (strength -> W+ codes or StyleSpace vectors); target is
+1 to add the attribute, 0 to remove it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stx import label_editing, metrics
+from stx.attribute_dependency import best_match, changes, dependency, strengths
+from stx.baselines.directions import GANSpace, InterFaceGAN, SeFa, conditioned
+from stx.baselines.learned_editing import LatentCLR, LatentTransformer, StyleFlow
+from stx.baselines.stylespace import StyleSpace
+from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
+from stx.perception.lpips import load_lpips, vgg16_features
+from stx.pipeline import Codes, Pipeline, split_codes
+
+Edit = Callable[[float], Tensor | dict[str, Tensor]]
+Method = Callable[[Tensor, int, float], Edit]
+STRENGTH_CODES = 4  # codes on which strengths are found
+ATTRIBUTE_CODES = 16  # codes on which attributes are tried
+COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
+
+
+def paper_method(
+    classifier: nn.Module, *, order: Callable[..., Tensor] = label_editing.first_order, **options
+) -> Method:
+    """The paper's: a direction of each code's own."""
+
+    def method(ws: Tensor, index: int, target: float) -> Edit:
+        direction = order(classifier, ws, [index] * len(ws), [target] * len(ws), **options)
+        return lambda strength: label_editing.edit(ws, direction, strength)
+
+    return method
+
+
+def until_shown(
+    pipe: Pipeline, attribute_classifier: nn.Module, edit: Edit, index: int, *, most: float = 24.0, count: int = 12
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """Edited codes, each at the least of `count` strengths up to `most` at which its picture shows an attribute.
+
+    attribute_classifier: the image classifier; index: of the attribute. Codes that never show it are those of the
+    largest strength.
+    """
+    codes = [edit(float(strength)) for strength in np.linspace(0, most, count + 1)[1:]]
+    seen = np.stack([attribute_logits(pipe, attribute_classifier, ws)[:, index] > 0 for ws in codes])  # [count, b]
+    seen[-1] = True
+    return torch.stack([codes[k][i] for i, k in enumerate(seen.argmax(0))])
+
+
+OWN: dict[
+    str, Callable[["Methods"], Method]
+] = {}  # methods from elsewhere, by title (`stx.baselines.registry.add_own`)
+
+
+class Methods(Mapping):
+    """Every method by name, each fitted when it is first asked for; those of `OWN` are fitted on this object.
+
+    codes: gives, when a method first needs them, sampled codes (all tokens alike) and the image classifier's logits for
+    their pictures. Methods without labels (GANSpace, SeFa, LatentCLR) give for an attribute the direction that goes
+    with it best. The steps are those of StyleFlow, the latent transformer and LatentCLR. `watch`: see
+    `stx.baselines.learned_editing`. `fitted` holds what has been asked for.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipeline,
+        classifier: nn.Module,
+        codes: Callable[[], tuple[Tensor, np.ndarray]],
+        *,
+        flow_steps: int = 300,
+        transformer_steps: int = 300,
+        contrastive_steps: int = 150,
+        seed: int = 0,
+    ):
+        self.pipe, self.classifier, self.codes, self.seed = pipe, classifier, codes, seed
+        self.steps = {"flow": flow_steps, "transformer": transformer_steps, "contrastive": contrastive_steps}
+        self.watch: Callable[[float], None] | None = None
+        self.fitted: dict[str, Method] = {}
+        self._fit = {
+            "first order": lambda: paper_method(classifier),
+            "second order": lambda: paper_method(classifier, order=label_editing.second_order, seed=seed),
+            "InterFaceGAN": lambda: _global(self._planes),
+            "InterFaceGAN, conditional": self._conditional,
+            "GANSpace": self._ganspace,
+            "SeFa": lambda: self._matched(SeFa().fit(pipe.generator).directions_[:COMPONENTS]),
+            "LatentCLR": self._latentclr,
+            "StyleSpace": self._stylespace,
+            "StyleFlow": self._styleflow,
+            "latent transformer": self._latent_transformer,
+        }
+        self._fit |= {name: partial(fit, self) for name, fit in OWN.items()}
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in self.fitted:
+            self.fitted[name] = self._fit[name]()
+        return self.fitted[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fit)
+
+    def __len__(self) -> int:
+        return len(self._fit)
+
+    @cached_property
+    def sampled(self) -> tuple[Tensor, np.ndarray]:
+        """The codes that methods are fitted on, and the logits of their pictures."""
+        ws, logits = self.codes()
+        return ws.to(self.pipe.device), logits
+
+    @cached_property
+    def _planes(self) -> list[np.ndarray]:
+        ws, logits = self.sampled
+        w = ws[:, 0].cpu().numpy()
+        return [InterFaceGAN(seed=self.seed).fit(w, scores).direction_ for scores in logits.T]
+
+    def _conditional(self) -> Method:
+        planes = self._planes
+        others = [planes[:k] + planes[k + 1 :] for k in range(len(planes))]
+        return _global([conditioned(p, rest) if rest else p for p, rest in zip(planes, others, strict=True)])
+
+    def _matched(self, directions: np.ndarray) -> Method:
+        ws, logits = self.sampled
+        matches = [best_match(directions, ws[:, 0].cpu().numpy(), scores) for scores in logits.T]
+        return _global([sign * directions[index] for index, sign in matches])
+
+    def _ganspace(self) -> Method:
+        w = self.sampled[0][:, 0].cpu().numpy()
+        return self._matched(GANSpace(components=min(COMPONENTS, *w.shape)).fit(w).directions_)
+
+    def _latentclr(self) -> Method:
+        found = LatentCLR(self.pipe.generator, steps=self.steps["contrastive"], count=COMPONENTS, seed=self.seed)
+        return self._matched(found.fit(self.sampled[0][:, 0], self.watch).directions_)
+
+    def _stylespace(self) -> Method:
+        ws, logits = self.sampled
+        labels = logits > 0
+        found = [StyleSpace(self.pipe.generator).fit(ws, own) if own.sum() > 1 else None for own in labels.T]
+
+        def method(codes: Tensor, index: int, target: float) -> Edit:
+            if found[index] is None:
+                return lambda strength: codes
+            return lambda strength: found[index].edit(codes, strength if target > 0.5 else -strength)
+
+        return method
+
+    def _styleflow(self) -> Method:
+        ws, logits = self.sampled
+        probabilities = torch.from_numpy(logits).float().sigmoid().to(ws)
+        flow = StyleFlow(steps=self.steps["flow"], seed=self.seed).fit(ws[:, 0], probabilities, self.watch)
+
+        def method(codes: Tensor, index: int, target: float) -> Edit:
+            return flow.editor(codes, self.classifier(codes)[0].sigmoid(), index, target)
+
+        return method
+
+    def _latent_transformer(self) -> Method:
+        found = LatentTransformer(self.classifier, steps=self.steps["transformer"], seed=self.seed)
+        found.fit(self.sampled[0], self.sampled[1] > 0, self.watch)
+        return lambda codes, index, target: lambda s: found.edit(codes, s if target > 0.5 else -s, index)
+
+
+@torch.no_grad()
+def examine(
+    pipe: Pipeline,
+    attribute_classifier: nn.Module,
+    method: Method,
+    ws: Float[Tensor, "n num_ws w_dim"],
+    index: int,
+    sigma: Float[np.ndarray, "attributes"],
+    *,
+    truth: Float[Tensor, "n 3 h w"] | None = None,
+    count: int = 4,
+) -> tuple[pd.DataFrame, Float[np.ndarray, "edits attributes"]]:
+    """Edits that add attribute `index`, at `count` strengths up to a large target change: a row per code and strength.
+
+    Columns: picture, strength, target change (signed, in sigmas), mean-AD, max-AD, ID to the unedited picture where the
+    domain has an identity network, and LPIPS to `truth`, the pictures the edits should give. Beside it the delta of
+    every logit. The strengths are found on the first codes.
+    """
+    alex, identity, edit = load_lpips("alex", pipe.device), pipe.identity(), method(ws, index, 1.0)
+    unedited = pipe.reconstruct(ws)
+    before, who = attribute_classifier(unedited).cpu().numpy(), identity(unedited) if identity is not None else None
+    few = method(ws[:STRENGTH_CODES], index, 1.0)
+
+    def achieved(strength: float) -> float:
+        return float(
+            (
+                (attribute_logits(pipe, attribute_classifier, few(strength)) - before[:STRENGTH_CODES])[:, index]
+                / sigma[index]
+            ).mean()
+        )
+
+    tables, deltas = [], []
+    for strength in strengths(achieved, count=count):
+        image = pipe.reconstruct(edit(float(strength)))
+        after = attribute_classifier(image).cpu().numpy()
+        delta = changes(before, after, sigma)
+        mean_ad, max_ad = dependency(delta, index)
+        signed = (after - before)[:, index] / sigma[index]
+        table = {"picture": np.arange(len(ws)), "strength": strength, "target change": signed}
+        table |= {"mean-AD": mean_ad, "max-AD": max_ad}
+        if identity is not None:
+            table["ID"] = F.cosine_similarity(identity(image), who).cpu().numpy()
+        if truth is not None:
+            table["LPIPS to truth"] = alex(image, truth.to(pipe.device)).flatten().cpu().numpy()
+        tables.append(pd.DataFrame(table))
+        deltas.append(delta)
+    return pd.concat(tables, ignore_index=True), np.concatenate(deltas)
+
+
+@torch.no_grad()
+def shown_strength(
+    pipe: Pipeline,
+    attribute_classifier: nn.Module,
+    method: Method,
+    ws: Tensor,
+    index: int,
+    *,
+    share: float = 0.8,
+    most: float = 12.0,
+) -> float | None:
+    """The least of 12 strengths up to `most` at which `share` of the pictures of edited codes show an attribute.
+
+    None where that many never do.
+    """
+    edit = method(ws, index, 1.0)
+    for strength in np.linspace(0, most, 13)[1:]:
+        if (attribute_logits(pipe, attribute_classifier, edit(float(strength)))[:, index] > 0).mean() >= share:
+            return float(strength)
+    return None
+
+
+def easiest(
+    pipe: Pipeline,
+    attribute_classifier: nn.Module,
+    method: Method,
+    ws: Float[Tensor, "n num_ws w_dim"],
+    logits: Float[np.ndarray, "n attributes"],
+    *,
+    count: int = 3,
+) -> dict[int, float]:
+    """The attributes that a method's edits show at the least strength, `count` at most, with that strength.
+
+    ws, logits: codes and the image classifier's logits for their pictures, of which the first few without the
+    attribute are edited. Attributes that are not shown at any strength are left out.
+    """
+    found = {}
+    for index in range(logits.shape[1]):
+        lacking = ws[logits[:, index] < 0][:ATTRIBUTE_CODES].to(pipe.device)
+        if len(lacking):
+            found[index] = shown_strength(pipe, attribute_classifier, method, lacking, index)
+    shown = [index for index in found if found[index] is not None]
+    return {index: found[index] for index in sorted(shown, key=found.get)[:count]}
+
+
+@torch.no_grad()
+def editability(
+    pipe: Pipeline,
+    attribute_classifier: nn.Module,
+    codes: Mapping[str, Float[Tensor, "n num_ws w_dim"]],
+    method: Method,
+    index: int,
+    strength: float,
+    real: Float[np.ndarray, "m 512"],
+    *,
+    resamples: int = 50,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Attribute `index` added to the codes that several inversions gave for the same pictures, a row for each.
+
+    real: VGG16 features of real pictures that show the attribute. Columns: FD-VGG16 of edited pictures to them with its
+    interval over edited pictures, the share that shows the attribute, ID to the unedited inversion (NaN without an
+    identity network).
+    """
+    vgg, identity, rows = load_lpips("vgg", pipe.device), pipe.identity(), []
+    for name, ws in codes.items():
+        found = {"features": [], "shown": [], "ID": []}
+        for part in ws.to(pipe.device).split(MEASURE_BATCH):
+            image = pipe.reconstruct(method(part, index, 1.0)(strength))
+            found["features"].append(vgg16_features(vgg, image).cpu().double().numpy())
+            found["shown"].append(attribute_classifier(image)[:, index].cpu().numpy() > 0)
+            if identity is not None:
+                found["ID"].append(F.cosine_similarity(identity(image), identity(pipe.reconstruct(part))).cpu().numpy())
+        features, shown = np.concatenate(found["features"]), np.concatenate(found["shown"])
+
+        def distance(chosen: np.ndarray, features: np.ndarray = features) -> float:
+            return metrics.frechet_distance(real, features[chosen])
+
+        low, high = metrics.bootstrap(distance, len(features), resamples=resamples, seed=seed)
+        likeness = float(np.concatenate(found["ID"]).mean()) if found["ID"] else float("nan")
+        rows.append([name, distance(np.arange(len(features))), low, high, float(shown.mean()), likeness])
+    return pd.DataFrame(rows, columns=["inversion", "FD-VGG16", "low", "high", "shown", "ID"])
+
+
+def compare_carried(
+    pipe: Pipeline,
+    attribute_classifier: nn.Module,
+    edits: Mapping[str, Codes],
+    source: Float[Tensor, "n num_ws w_dim"],
+    reference: Float[Tensor, "n num_ws w_dim"],
+    index: int,
+) -> pd.DataFrame:
+    """Reference edits of attribute `index` by several methods, a row per method and pair, by the image classifier.
+
+    edits: what each method made of `source`. Columns: method, pair, carried (1 where the edit agrees with the
+    reference), others kept (share of the other labels that are as in the source; NaN without any), ID to the unedited
+    picture (NaN where the domain has no identity network).
+    """
+    wanted = attribute_logits(pipe, attribute_classifier, reference)[:, index] > 0
+    was, before = _shown_and_identity(pipe, attribute_classifier, source)
+    tables = []
+    for name, codes in edits.items():
+        now, after = _shown_and_identity(pipe, attribute_classifier, codes)
+        others = np.delete(now == was, index, axis=1)
+        same = others.mean(1) if others.size else np.nan
+        row = {"method": name, "pair": np.arange(len(now)), "carried": (now[:, index] == wanted).astype(float)}
+        tables.append(pd.DataFrame(row | {"others kept": same, "ID": (before * after).sum(1)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+@torch.no_grad()
+def _shown_and_identity(pipe: Pipeline, attribute_classifier: nn.Module, codes: Codes) -> tuple[np.ndarray, np.ndarray]:
+    """Which attributes the pictures of codes show, and their identities of length one (NaN without a network)."""
+    shown, features, identity = [], [], pipe.identity()
+    for part in split_codes(codes, MEASURE_BATCH):
+        image = pipe.reconstruct(part)
+        shown.append(attribute_classifier(image).cpu().numpy() > 0)
+        found = torch.full((len(image), 1), torch.nan) if identity is None else F.normalize(identity(image))
+        features.append(found.cpu().numpy())
+    return np.concatenate(shown), np.concatenate(features)
+
+
+def summarise_carried(pairs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """What `compare_carried` gave, with a column `attribute`: a row per attribute and method, shares with intervals."""
+    rows = []
+    for (name, method), part in pairs.groupby(["attribute", "method"], sort=False):
+        carried = metrics.mean_interval(part["carried"].to_numpy(), seed=seed)
+        rows.append([name, method, len(part), *carried, part["others kept"].mean(), part["ID"].mean()])
+    columns = ["attribute", "method", "pairs", "carried", "carried low", "carried high", "others kept", "ID"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _global(directions: list[np.ndarray]) -> Method:
+    def edit(ws: Tensor, direction: Tensor, strength: float) -> Tensor:
+        return ws + strength * direction
+
+    def method(ws: Tensor, index: int, target: float) -> Edit:
+        direction = torch.from_numpy(directions[index]).to(ws)
+        return partial(edit, ws, direction if target > 0.5 else -direction)
+
+    return method

@@ -1,0 +1,252 @@
+"""Every way to invert under one interface, `invert(images) -> ws`: a domain's trained encoders, and searches.
+
+These are the rows of the table of inversion (Hu et al. 2022, section 4.2). Encoders are described in
+`stx.baselines.registry`, searches in `stx.baselines.optimisation`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from stx import metrics, pipeline
+from stx.baselines.optimisation import Inverted, project, tune
+from stx.baselines.psp import PSP
+from stx.baselines.registry import COMPARED, METHODS
+from stx.checkpoints import weights
+from stx.domains import datasets, images
+from stx.domains.datasets import Domain
+from stx.domains.splits import Dataset
+from stx.encoder import Encoder
+from stx.evaluation import quality
+from stx.files.errors import WeightsError
+from stx.files.places import data_dir
+from stx.inversion import InversionLoss
+from stx.perception.irse import IR_SE50
+from stx.perception.lpips import load_lpips
+from stx.pipeline import Pipeline
+from stx.runtime import progress
+from stx.stylegan2.networks import Generator
+
+ENCODE_BATCH, SEARCH_BATCH = 64, 16  # pictures at a time
+COUNTED_STEPS = 5  # of a search, by which its cost is told
+PUBLISHED = ("style_transformer", "psp", "e4e", "restyle_psp", "restyle_e4e", "restyle_style_transformer")
+SETS = ("SWD", "FD-VGG16")  # metrics of sets, which a handful of pictures cannot tell
+COSTS = {"M parameters": "lower", "GFLOPs": "lower", "s per picture": "lower"}
+
+
+@dataclass(frozen=True)
+class Inverter:
+    """A method. run: finds the codes of pictures `[b, 3, h, w]` in [-1, 1], as the domain's encoders see them.
+
+    net: the network; None without one. trained: pictures seen in training, repeats counted; None where that is not
+    known. steps: of a search, whose `run` also takes another number of `steps`; None for a method that does not
+    search. batch: pictures at a time.
+    """
+
+    title: str
+    run: Callable[..., Inverted]
+    net: nn.Module | None = None
+    trained: int | None = None
+    steps: int | None = None
+    batch: int = ENCODE_BATCH
+
+    def invert(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
+        """The codes alone, of pictures on any device."""
+        return self.run(image).ws
+
+
+OWN: dict[str, Callable[[Pipeline], Inverter]] = {}  # methods from elsewhere by name (`stx.baselines.registry.add_own`)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method made of a data set: codes on the CPU, pictures, and pictures after some steps of a search."""
+
+    ws: Float[Tensor, "n num_ws w_dim"]
+    pictures: UInt8[np.ndarray, "n h w 3"]
+    snapshots: dict[int, UInt8[np.ndarray, "n h w 3"]]
+
+
+def names(domain: str | Path, folder: str | Path | None = None) -> dict[str, str]:
+    """The trained encoders of a domain, method to folder: those of one budget (`compared/`) where there are any.
+
+    Raises `WeightsError` for a domain without any.
+    """
+    home = Path(folder) if folder else data_dir() / datasets.short_name(domain)
+    parent = COMPARED if (home / COMPARED).is_dir() else "."
+    found = {name: f"{parent}/{name}" for name in METHODS if (home / parent / name / "config.json").is_file()}
+    if not found:
+        raise WeightsError(f"{home}: no trained encoder; `stx weights` says what is missing")
+    return found
+
+
+def encoders(pipe: Pipeline, folders: dict[str, str]) -> dict[str, Inverter]:
+    """Encoders by method. folders: as `names` gives them. Raises `WeightsError` for one that does not fit."""
+    made = {}
+    for name, folder in folders.items():
+        net = pipe.network(folder)
+        pipeline.check_fit(pipe.generator, net, pipe.domain)
+        own = replace(pipe, encoder=net)
+        notes = weights.read_config(pipe.folder / folder).get("notes") or {}
+        steps, batch = notes.get("steps"), (notes.get("parameters") or {}).get("batch")  # of all trainings, of the last
+        trained = steps * batch if steps and batch else None
+        made[name] = Inverter(METHODS[name].title, partial(_encode, own), net, trained)
+    return made
+
+
+def searches(
+    pipe: Pipeline,
+    *,
+    steps: int = 300,
+    snapshots: Sequence[int] = (),
+    idinvert: Encoder | None = None,
+    seed: int = 0,
+) -> dict[str, Inverter]:
+    """Searches by name: W with noise maps as in StyleGAN2's projector, W+ without as in Image2StyleGAN, IDInvert, PTI.
+
+    steps: of each; PTI tunes for as many after its search (the public code stops at an LPIPS of 0.06, which suits
+    photographs: cartoons are under it before).
+    idinvert: the domain-guided encoder, without which there is no in-domain search.
+    """
+    loss = InversionLoss(load_lpips("alex", pipe.device), pipe.identity())
+    view, generator = pipe.domain.view, pipe.generator
+    search = partial(project, generator, loss, steps=steps, view=view, seed=seed, snapshots=tuple(snapshots))
+
+    def in_domain(image: Tensor, **given) -> Inverted:
+        start = idinvert.invert(image, generator, view).detach()
+        return search(image, start=start, encoder=idinvert, lr=0.01, code_noise=0.0, **given)
+
+    in_w = partial(search, space="w", maps=True)
+
+    def pivotal(image: Tensor, steps: int = steps) -> Inverted:
+        return tune(generator, loss, image, in_w(image, steps=steps).ws, steps=steps, enough=0.0, view=view)
+
+    runs = {
+        "w": ("optimisation, W", in_w),
+        "w+": ("optimisation, W+", partial(search, space="w+")),
+        "in_domain": ("IDInvert (encoder, then search)", in_domain),
+        "pti": ("PTI (W, then tuning)", pivotal),
+    }
+
+    def moved(run: Callable[..., Inverted]) -> Callable[..., Inverted]:
+        return lambda image, **given: run(image.to(pipe.device), **given)
+
+    made = {name: Inverter(title, moved(run), steps=steps, batch=SEARCH_BATCH) for name, (title, run) in runs.items()}
+    return {name: found for name, found in made.items() if name != "in_domain" or idinvert is not None}
+
+
+def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Result:
+    """A method applied to the first `count` pictures of a data set."""
+    codes, pictures, snapshots = [], [], {}
+    for i in progress(range(0, count, inverter.batch), desc=inverter.title, unit="batch"):
+        found = inverter.run(data.batch(range(i, min(i + inverter.batch, count))).to(pipe.device))
+        codes.append(found.ws.cpu())
+        pictures.append(images.to_uint8(found.image))
+        for step, picture in found.snapshots.items():
+            snapshots.setdefault(step, []).append(images.to_uint8(picture))
+    return Result(torch.cat(codes), np.concatenate(pictures), {k: np.concatenate(v) for k, v in snapshots.items()})
+
+
+@torch.no_grad()
+def lpips_by_step(result: Result, pipe: Pipeline, data: Dataset) -> dict[int, float]:
+    """Mean LPIPS-Alex of what a search had drawn after some of its steps."""
+    alex = load_lpips("alex", pipe.device)
+    real = data.batch(range(len(result.pictures))).to(pipe.device)
+    drawn = {step: images.to_tensor(pictures).to(pipe.device) for step, pictures in result.snapshots.items()}
+    return {step: float(alex(image, real).mean()) for step, image in drawn.items()}
+
+
+def cost(inverter: Inverter, pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> dict[str, float]:
+    """What the codes of one picture cost: the network's parameters (none in a search), operations, seconds.
+
+    The time is a median of ten calls after two; of a search both are told from its first steps. Drawing the result is
+    left out where an encoder does not need it.
+    """
+    image, net = image.to(pipe.device), inverter.net
+    if inverter.steps is not None:
+        clock = partial(metrics.seconds, device=pipe.device, repeats=1, warm_up=1)
+        size, operations, seconds = float("nan"), *(_whole_search(inverter, image, of) for of in (metrics.flops, clock))
+    else:
+        alone = isinstance(net, Encoder)
+        call = partial(net.invert, image, pipe.generator, pipe.domain.view) if alone else partial(inverter.run, image)
+        size, operations = metrics.parameters(net) / 1e6 if net else float("nan"), metrics.flops(call)
+        seconds = metrics.seconds(call, device=pipe.device)
+    return {
+        "M parameters": size,
+        "GFLOPs": operations / 1e9,
+        "s per picture": seconds,
+        "training pictures": inverter.trained if inverter.steps is None else 0,
+    }
+
+
+def summarise(
+    title: str, table: pd.DataFrame, sets: dict[str, list[np.ndarray]], spent: dict[str, float], *, few: bool, **options
+) -> pd.DataFrame:
+    """A row per number of a method: metrics with intervals (`quality.summarise`), then costs without.
+
+    few: too few pictures for distances of sets, which are left out.
+    """
+    found = quality.summarise(table, sets, **options)
+    found = found[~found["metric"].isin(SETS)] if few else found
+    spent_rows = pd.DataFrame({"metric": list(spent), "value": list(spent.values())})
+    spent_rows["better"] = spent_rows["metric"].map(COSTS)
+    rows = pd.concat([found, spent_rows], ignore_index=True)
+    return rows.assign(method=title, pictures=len(table))
+
+
+def readable(rows: pd.DataFrame, groups: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """A line per method of what `summarise` gave, "value [low, high]", the best of each group of methods in bold."""
+    shown: dict[str, dict[str, str]] = {}
+    for metric, part in rows.groupby("metric", sort=False):
+        values, direction = part.set_index("method")["value"], part["better"].iloc[0]
+        best = set()
+        for group in groups:
+            own = values[values.index.isin(group)].dropna()
+            if len(own) > 1 and direction in ("lower", "higher"):
+                best.add(own.idxmin() if direction == "lower" else own.idxmax())
+        for row in part.itertuples():
+            if np.isnan(row.value):
+                continue
+            text = f"{row.value:,.0f}" if row.value >= 1000 else f"{row.value:.4g}"
+            text = f"**{text}**" if row.method in best else text
+            interval = "" if np.isnan(row.low) else f" [{row.low:.3g}, {row.high:.3g}]"
+            shown.setdefault(row.method, {"test pictures": str(row.pictures)})[metric] = text + interval
+    order = [title for group in groups for title in group if title in shown]
+    return pd.DataFrame.from_dict(shown, orient="index").reindex(order).fillna("").reset_index(names="method")
+
+
+def published_sizes(*, size: int = 1024, side: int = 256) -> pd.DataFrame:
+    """Parameters and operations of the encoders at the size the papers use, counted without any weights.
+
+    size: the generator's resolution; side: of the pictures. Of ReStyle five passes, with the drawing between them.
+    """
+    rows = []
+    with torch.device("meta"):
+        generator = Generator(size=size)
+        for name in PUBLISHED:
+            method = METHODS[name]
+            options = method.options | ({"input_side": side} if method.network is PSP else {"n_mlp": 8})
+            net = method.network(num_ws=generator.num_ws, **IR_SE50, **options).eval().requires_grad_(False)
+            image, view = torch.empty(1, 3, side, side), Domain("", size, (side, side), (), lambda _: None).view
+            operations = metrics.flops(partial(net.invert, image, generator.requires_grad_(False), view))
+            rows.append([method.title, metrics.parameters(net) / 1e6, operations / 1e9])
+    return pd.DataFrame(rows, columns=["method", "M parameters", "GFLOPs"])
+
+
+@torch.no_grad()
+def _encode(pipe: Pipeline, image: Tensor) -> Inverted:
+    ws = pipe.invert(image)
+    return Inverted(ws, pipe.reconstruct(ws))
+
+
+def _whole_search(inverter: Inverter, image: Tensor, measure: Callable[[Callable], float]) -> float:
+    """What all steps of a search take, from a short run: every step after the first takes the same."""
+    first, some = (measure(partial(inverter.run, image, steps=n)) for n in (1, 1 + COUNTED_STEPS))
+    return first + (inverter.steps - 1) * (some - first) / COUNTED_STEPS

@@ -1,0 +1,167 @@
+"""One protocol for every encoder: invert a test set, measure each picture and the set, with intervals and cost."""
+
+from collections.abc import Callable, Sequence, Sized
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from stx import metrics
+from stx.domains import images
+from stx.domains.splits import Dataset
+from stx.perception.lpips import load_lpips, real_features, vgg16_features
+from stx.pipeline import Codes, Pipeline, split_codes
+from stx.runtime import progress
+
+MEASURE_BATCH = 64
+BETTER = {
+    "L2": "lower",
+    "LPIPS-Alex": "lower",
+    "ID": "higher",
+    "ID-MoCo": "higher",
+    "ID-MobileFace": "higher",
+    "MS-SSIM": "higher",
+    "SWD": "lower",
+    "FD-VGG16": "lower",
+}
+
+
+@torch.no_grad()
+def invert_all(
+    pipe: Pipeline, data: Dataset, *, watch: Callable[[float], None] = lambda share: None
+) -> Float[Tensor, "n num_ws w_dim"]:
+    """The codes of a whole data set, on the CPU. watch: told the share that is done; what it raises ends the work."""
+    codes = []
+    for i in progress(range(0, len(data), MEASURE_BATCH), desc="inverting", unit="batch"):
+        watch(i / len(data))
+        codes.append(pipe.invert(data.batch(_part(i, data))).cpu())
+    return torch.cat(codes)
+
+
+@torch.no_grad()
+def attribute_logits(pipe: Pipeline, attribute_classifier: nn.Module, codes: Codes) -> np.ndarray:
+    """The image classifier's logits for the pictures of codes, `[n, attributes]`."""
+    return np.concatenate(
+        [attribute_classifier(pipe.reconstruct(part)).cpu().numpy() for part in split_codes(codes, MEASURE_BATCH)]
+    )
+
+
+def sampled_codes(
+    pipe: Pipeline,
+    attribute_classifier: nn.Module,
+    count: int,
+    *,
+    seed: int = 0,
+    watch: Callable[[float], None] = lambda share: None,
+) -> tuple[Float[Tensor, "count num_ws w_dim"], Float[np.ndarray, "count attributes"]]:
+    """Codes of random z on the CPU, and the image classifier's logits for their pictures. watch: as in `invert_all`."""
+    ws, logits = pipe.sample(count, seed=seed).cpu().contiguous(), []
+    for i, part in enumerate(ws.split(MEASURE_BATCH)):
+        watch(i * MEASURE_BATCH / count)
+        logits.append(attribute_logits(pipe, attribute_classifier, part))
+    return ws, np.concatenate(logits)
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve, NaN where only one label occurs."""
+    return metrics.roc_auc(scores[labels], scores[~labels]) if 0 < labels.sum() < len(labels) else float("nan")
+
+
+def as_files(pipe: Pipeline, codes: Codes) -> UInt8[np.ndarray, "n h w 3"]:
+    """The pictures of codes as files would hold them: at the encoders' size, in 8 bits."""
+    return np.concatenate([images.to_uint8(pipe.reconstruct(part)) for part in split_codes(codes, MEASURE_BATCH)])
+
+
+@torch.no_grad()
+def measure(
+    pipe: Pipeline,
+    data: Dataset,
+    inverted: UInt8[np.ndarray, "n h w 3"],
+    *,
+    identity_nets: Sequence[nn.Module] = (),
+    known: dict[str, list[np.ndarray]] | None = None,
+) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
+    """The first pictures of `data` against their inversions (8 bits, as files), and what the distances of sets need.
+
+    Returns a table with a row per picture (name, L2, LPIPS-Alex, ID, MS-SSIM) and the VGG16 features and patch
+    projections of real and inverted pictures.
+    identity_nets: more identity networks beside the domain's own; each has a column of its `metric` name. known: sets
+    of an earlier call for as many of the same pictures, whose real side is taken over.
+    """
+    alex, vgg, own = load_lpips("alex", pipe.device), load_lpips("vgg", pipe.device), pipe.identity()
+    identity_nets = [*([own] if own is not None else []), *identity_nets]
+    rows, sets = [], {"real": [], "inverted": [], "real_patches": [], "inverted_patches": []}
+    for i in progress(range(0, len(inverted), MEASURE_BATCH), desc="measuring", unit="batch"):
+        part = _part(i, inverted)
+        real = data.batch(part).to(pipe.device)
+        again = images.to_tensor(inverted[i : i + MEASURE_BATCH]).to(pipe.device)
+        scores = {
+            "L2": metrics.l2(real, again),
+            "LPIPS-Alex": alex(again, real).flatten(),
+            **{net.metric: F.cosine_similarity(net(real), net(again)) for net in identity_nets},
+            "MS-SSIM": metrics.ms_ssim(again, real),
+        }
+        numbers = {name: value.cpu().numpy() for name, value in scores.items()}
+        rows.append(pd.DataFrame({"picture": [data.names[j] for j in part]} | numbers))
+        sets["inverted"].append(vgg16_features(vgg, again).cpu().double().numpy())
+        sets["inverted_patches"].append(metrics.swd_projections(again))
+        if known is None:
+            sets["real"].append(real_features(vgg, real).astype(np.float64))
+            sets["real_patches"].append(metrics.swd_projections(real))
+    if known is not None:
+        sets |= {name: known[name] for name in ("real", "real_patches")}
+    return pd.concat(rows, ignore_index=True), sets
+
+
+def summarise(
+    table: pd.DataFrame, sets: dict[str, list[np.ndarray]], *, resamples: int = 1000, set_resamples: int = 50, seed=0
+) -> pd.DataFrame:
+    """One row per metric: value, 95 % bootstrap interval over pictures, and which way is better."""
+    n = len(table)
+    real, inverted = (np.concatenate(sets[name]) for name in ("real", "inverted"))
+    patches = [
+        [np.concatenate(level) for level in zip(*sets[f"{name}_patches"], strict=True)] for name in ("real", "inverted")
+    ]
+
+    def swd(chosen: np.ndarray) -> float:
+        return metrics.sliced_wasserstein(*([level[chosen] for level in levels] for levels in patches))
+
+    statistics: dict[str, Callable[[np.ndarray], float]] = {
+        name: _mean_of(table[name].to_numpy()) for name in BETTER if name in table
+    }
+    statistics["SWD"] = swd
+    statistics["FD-VGG16"] = lambda chosen: metrics.frechet_distance(real[chosen], inverted[chosen])
+    rows = []
+    for name, statistic in progress(statistics.items(), desc="bootstrap", unit="metric"):
+        times = set_resamples if name in ("SWD", "FD-VGG16") else resamples
+        low, high = metrics.bootstrap(statistic, n, resamples=times, seed=seed)
+        rows.append([name, statistic(np.arange(n)), low, high, BETTER[name]])
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "better"])
+
+
+def cost(pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> pd.DataFrame:
+    """Parameters, operations and time per picture of the encoder alone and of the whole inversion."""
+    image = image.to(pipe.device)
+    with torch.no_grad():
+        ws = pipe.invert(image)
+    steps = {
+        "encoder": ((pipe.encoder,), lambda: pipe.invert(image)),
+        "generator": ((pipe.generator,), lambda: pipe.generator(ws)),
+        "inversion": ((pipe.encoder, pipe.generator), lambda: pipe.generator(pipe.invert(image))),
+    }
+    rows = [
+        [name, metrics.parameters(*nets), metrics.flops(call) / 1e9, 1000 * metrics.seconds(call, device=pipe.device)]
+        for name, (nets, call) in steps.items()
+    ]
+    return pd.DataFrame(rows, columns=["part", "parameters", "GFLOPs", "ms per picture"])
+
+
+def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
+    return lambda chosen: float(values[chosen].mean())
+
+
+def _part(first: int, data: Sized) -> range:
+    return range(first, min(first + MEASURE_BATCH, len(data)))

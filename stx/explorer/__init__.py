@@ -1,0 +1,1 @@
+"""The latent explorer: its state without widgets, and its widgets."""

@@ -1,0 +1,207 @@
+"""Label-based editing: every code gets its own direction from the latent classifier (Hu et al. 2022, section 3.3).
+
+First order: against the gradient of the loss of a label. Second order: the dominant eigenvector of the loss's Hessian,
+by power iteration on finite differences of the gradient. Beside them, the form that the released script computes.
+`classifier` is any module from codes to (logits, embeddings), as `stx.latent_classifier` gives.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from stx.files.errors import EditError
+
+ITERATIONS, XI = 8, 1e-2  # of the power iteration: the released script has one iteration and 1e-4
+
+
+def position(attribute: str, attributes: Sequence[str]) -> int:
+    """The index of an attribute. Raises `EditError` that lists the known ones and the nearest."""
+    if attribute in attributes:
+        return list(attributes).index(attribute)
+    near = difflib.get_close_matches(attribute.lower(), [a.lower() for a in attributes], n=1, cutoff=0.4)
+    hint = next((f" (did you mean {a}?)" for a in attributes if near and a.lower() == near[0]), "")
+    raise EditError(f"unknown attribute {attribute!r}{hint}; known: {', '.join(attributes)}")
+
+
+def choose(words: str, attributes: Sequence[str], usual: Sequence[str]) -> dict[str, int]:
+    """The attributes that `words` names, with commas between them, and their positions.
+
+    "" stands for those of `usual` that are known, or where none is, for the first known ones, as many. Raises
+    `EditError` for an unknown one.
+    """
+    named = [word.strip() for word in words.split(",") if word.strip()]
+    names = named or [name for name in usual if name in attributes] or attributes[: len(usual)]
+    return {name: position(name, attributes) for name in names}
+
+
+def addable(chosen: dict[str, int], labels: Bool[np.ndarray, "n attributes"]) -> dict[str, int]:
+    """Of chosen attributes those that some picture lacks. Raises `EditError` when every picture shows all of them."""
+    found = {name: k for name, k in chosen.items() if not labels[:, k].all()}
+    if not found:
+        raise EditError(f"all {len(labels)} pictures show {', '.join(chosen)}: take more pictures, or other attributes")
+    return found
+
+
+def normalise(direction: Float[Tensor, "b num_ws w_dim"], *, per_token: bool = False) -> Tensor:
+    """Unit length over the whole code, or for each token (as the released script has it). Zeros stay zeros."""
+    axes = (2,) if per_token else (1, 2)
+    return direction / direction.norm(dim=axes, keepdim=True).clamp_min(1e-12)
+
+
+def label_gradient(
+    classifier: nn.Module, ws: Float[Tensor, "b num_ws w_dim"], index: Sequence[int], target: Sequence[float]
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """The gradient of each code's own loss BCE(C_l^k(w), y): attribute `index[i]`, label `target[i]` for code i."""
+    return _gradient(classifier, ws, index, lambda logits: _bce(logits, target))
+
+
+def _logit_gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int]) -> Tensor:
+    return _gradient(classifier, ws, index, torch.sum)
+
+
+def _gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int], of: Callable[[Tensor], Tensor]) -> Tensor:
+    ws = ws.detach().requires_grad_()
+    with torch.enable_grad():
+        logits, _ = classifier(ws)
+        chosen = logits.gather(1, torch.as_tensor(index, device=ws.device)[:, None])[:, 0]
+        (gradient,) = torch.autograd.grad(of(chosen), ws)
+    return gradient
+
+
+def _bce(logits: Tensor, target: Sequence[float]) -> Tensor:
+    wanted = torch.as_tensor(target, device=logits.device, dtype=logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+
+
+def first_order(
+    classifier: nn.Module,
+    ws: Float[Tensor, "b num_ws w_dim"],
+    index: Sequence[int],
+    target: Sequence[float],
+    *,
+    per_token: bool = False,
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """-g / |g|: the direction in which each code's loss falls fastest.
+
+    g is (P - y) times the gradient of the logit; only its direction counts, so the logit's is taken: the factor rounds
+    to zero where the classifier is certain.
+    """
+    sign = torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)
+    return normalise(sign[:, None, None] * _logit_gradient(classifier, ws, index), per_token=per_token)
+
+
+def second_order(
+    classifier: nn.Module,
+    ws: Float[Tensor, "b num_ws w_dim"],
+    index: Sequence[int],
+    target: Sequence[float],
+    *,
+    per_token: bool = False,
+    iterations: int = ITERATIONS,
+    xi: float = XI,
+    seed: int = 0,
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """The dominant eigenvector d of the Hessian of each code's loss, by d <- (g(w + xi d) - g(w)) / xi, normalised.
+
+    Of the two signs the one that lowers the loss is taken. For a classifier that is linear in pieces, as a leaky ReLU
+    network is, the Hessian within a piece is a multiple of g g^T, so that a small xi gives the first-order direction
+    again; a larger one sees across the pieces' borders. Where the Hessian vanishes, the first order is given.
+    """
+    random = torch.Generator().manual_seed(seed)
+    zero = label_gradient(classifier, ws, index, target)
+    first = first_order(classifier, ws, index, target)
+    direction = normalise(torch.randn(ws.shape, generator=random).to(ws))
+    for _ in range(iterations):
+        change = (label_gradient(classifier, ws + xi * direction, index, target) - zero) / xi
+        size = change.norm(dim=(1, 2), keepdim=True)
+        direction = torch.where(size > 1e-9, normalise(change), first)
+    sign = -torch.sign((direction * zero).sum((1, 2), keepdim=True))
+    direction = torch.where(sign == 0, direction, sign * direction)
+    return normalise(direction, per_token=True) if per_token else direction
+
+
+def released_second_order(
+    classifier: nn.Module,
+    ws: Float[Tensor, "b num_ws w_dim"],
+    index: int,
+    *,
+    xi: float = 1e-4,
+    seed: int = 0,
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """What the released script takes for the second order (coach_label_edit.py, 79-105), as a direction to add.
+
+    It subtracts the unscaled gradient from xi times another one, which leaves the plain gradient towards label 1, and
+    keeps its random start: -(d0 + g / |g|) per token, d0 ~ N(0, 1), of which the script adds three times.
+    """
+    start = torch.randn(ws.shape, generator=torch.Generator().manual_seed(seed)).to(ws)
+    where, ones = [index] * len(ws), [1.0] * len(ws)
+    moved = xi * label_gradient(classifier, ws + xi * start, where, ones)
+    difference = (moved - label_gradient(classifier, ws, where, ones)) / len(ws)  # the script's loss is a mean
+    return -(start - normalise(difference, per_token=True))
+
+
+def walk(
+    classifier: nn.Module,
+    ws: Float[Tensor, "b num_ws w_dim"],
+    index: Sequence[int],
+    target: Sequence[float],
+    strength: float,
+    *,
+    steps: int = 1,
+    order: Callable[..., Tensor] = first_order,
+    tokens: slice = slice(None),
+    **options,
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """The codes after `steps` equal steps of `strength` in all, the direction taken anew before each.
+
+    order: `first_order` or `second_order`, which take `options`.
+    """
+    for _ in range(steps):
+        ws = edit(ws, order(classifier, ws, index, target, **options), strength / steps, tokens=tokens)
+    return ws
+
+
+@torch.no_grad()
+def strength_for(
+    classifier: nn.Module,
+    ws: Float[Tensor, "b num_ws w_dim"],
+    direction: Float[Tensor, "b num_ws w_dim"],
+    index: Sequence[int],
+    target: Sequence[float],
+    probability: float,
+    *,
+    most: float = 60.0,
+    steps: int = 241,
+) -> Float[Tensor, "b"]:
+    """The least strength at which P(label i is target i) reaches `probability`, or NaN where `most` does not.
+
+    Searched on a grid of `steps` strengths, for the probability need not grow along the whole way.
+    """
+    found = torch.full((len(ws),), torch.nan, device=ws.device)
+    where, wanted = torch.as_tensor(index)[:, None], torch.as_tensor(target)
+    for strength in torch.linspace(0, most, steps).tolist():
+        p = classifier(edit(ws, direction, strength))[0].cpu().gather(1, where)[:, 0].sigmoid()
+        reached = torch.where(wanted > 0.5, p, 1 - p).to(ws.device) >= probability
+        found = torch.where(found.isnan() & reached, torch.full_like(found, strength), found)
+        if not found.isnan().any():
+            break
+    return found
+
+
+def edit(
+    ws: Float[Tensor, "b num_ws w_dim"],
+    direction: Float[Tensor, "b num_ws w_dim"],
+    strength: float | Float[Tensor, "b"],
+    *,
+    tokens: slice = slice(None),
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """`ws + strength * direction` on a range of tokens."""
+    strength = torch.as_tensor(strength, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1)
+    edited = ws.clone()
+    edited[:, tokens] = (ws + strength * direction)[:, tokens]
+    return edited

@@ -1,0 +1,1 @@
+"""Frozen networks that look at pictures: IR-SE backbone, LPIPS, identity, attribute classifier."""

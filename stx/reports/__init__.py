@@ -1,0 +1,1 @@
+"""Figures, tables, notebooks in batch, and claims with verdicts."""

@@ -1,0 +1,212 @@
+"""Figures and tables: one style, one way to save, and a record of where each comes from beside it."""
+
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from stx.files.atomic import atomic_write, write_text
+from stx.files.places import ROOT
+
+PACKAGES = ("torch", "numpy", "lpips", "dicebear-styles", "resvg-py")
+RC = {
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.03,
+}
+
+
+MARKERS = "osD^v<>pXP"
+GAP = 0.04  # between the pictures of a grid, as a share of their side
+LONG_TABLE = 60  # lines from which the index only links a table
+
+
+def use_style() -> None:
+    """The look of all figures: readable at column width, in grey and by colour-blind readers."""
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=RC)
+
+
+def looks(names: Iterable[str]) -> dict[str, dict]:
+    """A colour and marker for each of up to a hundred names, no two alike, as keywords of `Axes.plot`."""
+    colors = sns.color_palette("colorblind", len(MARKERS))
+    pairs = ((at % len(MARKERS), (at + 3 * (at // len(MARKERS))) % len(MARKERS)) for at in itertools.count())
+    return {name: {"color": colors[c], "marker": MARKERS[m]} for name, (c, m) in zip(names, pairs, strict=False)}
+
+
+def provenance(*, device: str = "cpu", **parameters) -> dict:
+    """What a result depends on: parameters, versions, processor, device (of `stx.pick_device`), commit, time."""
+    system = f"{platform.system()} {platform.machine()}"
+    return {
+        "parameters": parameters,
+        "commit": _git(ROOT, "rev-parse", "HEAD") or "unknown",
+        "uncommitted_changes": bool(_git(ROOT, "status", "--porcelain", "--", "stx", "notebooks", "data")),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": f"{system}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def save_figure(figure: Figure, name: str, folder: str | Path, record: dict) -> None:
+    """Writes `name.png`, `name.pdf` and `name.json` (the record of `provenance`); `name` starts with its notebook."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    commit = f"stx {record['commit'][:12]}"
+    with atomic_write(folder / f"{name}.png") as part:
+        figure.savefig(part, format="png", metadata={"Software": commit})
+    with atomic_write(folder / f"{name}.pdf") as part:
+        figure.savefig(part, format="pdf", metadata={"CreationDate": None, "Creator": commit})
+    write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
+
+
+def save_table(
+    table: pd.DataFrame,
+    name: str,
+    folder: str | Path,
+    record: dict,
+    *,
+    note: str = "",
+    shown: pd.DataFrame | None = None,
+) -> None:
+    """Writes `name.csv` (full precision), `name.md` (rounded, or `shown`, with `note` below) and `name.json`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
+    where = record["machine"] if record["device"] == "cpu" else f"{record['device']}, {record['machine']}"
+    made = f"Made {record['made']} by stx {record['commit'][:12]} on {where} ({packages})."
+    rounded, words = {"floatfmt": ".4g"}, {"disable_numparse": True}
+    body = table.to_markdown(index=False, **rounded) if shown is None else shown.to_markdown(index=False, **words)
+    write_text(folder / f"{name}.md", "\n\n".join(part for part in (body, note, made) if part) + "\n")
+    write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
+
+
+def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[str]:
+    """Means and standard deviations of the tables that several folders share: `sweep_NAME.csv` in `out`; their names.
+
+    Rows belong together by their words, or by position in tables without, and the last column says how many runs had
+    each; tables of single pictures are left out.
+    Raises `ValueError` for fewer than two folders and where they share no table.
+    """
+    if len(folders) < 2:
+        raise ValueError(f"{len(folders)} folders: a sweep needs two or more")
+    shared = set.intersection(*({p.name for p in Path(f).glob("*.csv")} for f in folders))
+    written = []
+    for name in sorted(shared):
+        tables = [pd.read_csv(Path(f) / name) for f in folders]
+        numbers = list(tables[0].select_dtypes("number").columns)
+        words = [c for c in tables[0].columns if c not in numbers]
+        if not numbers or "picture" in tables[0]:
+            continue
+        stacked = pd.concat([t.assign(row=range(len(t))) for t in tables])
+        groups = stacked.groupby(words or ["row"], sort=False, dropna=False)[numbers]
+        mean, sd = groups.mean(), groups.std().add_suffix(" sd")
+        ordered = [c for n in numbers for c in (n, f"{n} sd")]
+        table = mean.join(sd)[ordered].assign(runs=groups.size()).reset_index()
+        note = (
+            f"Mean and standard deviation over those of {len(folders)} runs that have the row. A run's seed changes "
+            "what its notebooks train, sample and draw, not the shipped weights and the test pictures."
+        )
+        save_table(table, f"sweep_{Path(name).stem}", out, record, note=note)
+        written.append(f"sweep_{Path(name).stem}")
+    if not written:
+        raise ValueError(f"{', '.join(map(str, folders))}: no table of numbers that all of these folders have")
+    return written
+
+
+def write_index(folder: str | Path) -> Path:
+    """`index.md`: every figure and table of a folder by notebook, with its parameters, commit and time.
+
+    Raises `ValueError` where there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    entries: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        given = record["parameters"]
+        source = given.get("notebook") or given.get("command", "")
+        told = ", ".join(f"{k} {v}" for k, v in given.items() if k not in ("notebook", "command"))
+        made = f"{told}; commit {record['commit'][:12]}, {record['device']}, {record['made']}"
+        name = path.stem
+        lines = [f"### {name}", "", f"{made}.", ""]
+        if (folder / f"{name}.png").is_file():
+            lines += [f"![{name}]({name}.png)", "", f"[PDF]({name}.pdf)", ""]
+        if (folder / f"{name}.md").is_file():
+            table = (folder / f"{name}.md").read_text().split("\n\nMade ")[0]
+            shown = [table, ""] if table.count("\n") < LONG_TABLE else []
+            lines += [*shown, f"[table]({name}.md), [CSV]({name}.csv)", ""]
+        entries.setdefault(source, []).append("\n".join(lines))
+    parts = [f"## {source}\n\n" + "\n".join(found) for source, found in sorted(entries.items())]
+    write_text(folder / "index.md", "# Figures and tables\n\n" + "\n".join(parts))
+    return folder / "index.md"
+
+
+def show_grid(
+    rows: Sequence[np.ndarray | Sequence[np.ndarray]],
+    *,
+    row_names: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    size: float = 0.8,
+) -> Figure:
+    """Pictures in a grid: each row uint8 `[columns, h, w, 3]` or float `[columns, h, w]` in [0, 1] (drawn as a map).
+
+    size: inches of a picture's width. Smaller pictures are enlarged to the largest. All are one image on one pair of
+    axes: a pair for each picture would take a hundred times as long to draw.
+    """
+    rows = [np.asarray(row) for row in rows]
+    columns = max(map(len, rows))
+    h, w = (max(row.shape[axis] for row in rows) for axis in (1, 2))
+    down, right = h + round(GAP * h), w + round(GAP * w)
+    canvas = np.full((down * len(rows), right * columns, 3), 255, dtype=np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            colored = picture if picture.ndim == 3 else (255 * plt.get_cmap("magma")(picture)[..., :3]).astype(np.uint8)
+            enlarged = Image.fromarray(colored).resize((w, h), Image.Resampling.NEAREST)
+            canvas[i * down : i * down + h, j * right : j * right + w] = enlarged
+    figure, ax = plt.subplots(figsize=(size * columns, size * down / right * len(rows)))
+    figure.subplots_adjust(0, 0, 1, 1)  # names and titles lie outside, where saving finds them
+    ax.imshow(canvas, interpolation="none", aspect="auto")
+    ax.set_frame_on(False)
+    ax.xaxis.tick_top()
+    ax.set_xticks([j * right + w / 2 for j in range(len(titles))], titles, fontsize=7)
+    ax.set_yticks([i * down + h / 2 for i in range(len(row_names))], row_names, fontsize=8)
+    ax.tick_params(length=0, pad=2)
+    return figure
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,158 @@
+"""Where code runs: its device, its processes, and progress told while it does.
+
+Several processes are one, through Hugging Face Accelerate: `torchrun --nproc_per_node 2 -m stx.cli ...`.
+
+Data-parallel training as DistributedDataParallel does it, with the gradients averaged after the backward pass and not
+in hooks of a forward pass: R1 differentiates twice, and ReStyle runs the network five times for an update. Batch norm
+takes its statistics over all processes and dropout its masks from those of the whole batch, so an update is that of one
+process with the whole batch. In one process every function here does nothing. ACCELERATE_USE_CPU=true keeps off GPUs.
+"""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env, reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.utils._python_dispatch import TorchDispatchMode
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return _state().num_processes
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return _state().process_index
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return _state().is_main_process
+
+
+def process_device() -> str:
+    """The device of this process, e.g. "cuda:1"."""
+    return str(_state().device)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    _state().wait_for_everyone()
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """This process's part of a batch, as large as every other's. Raises `ValueError` where that is impossible."""
+    if len(items) % world_size():
+        raise ValueError(
+            f"a batch of {len(items)} cannot be shared by {world_size()} processes; choose a multiple of them"
+        )
+    size = len(items) // world_size()
+    return items[rank() * size : (rank() + 1) * size]
+
+
+def mean(values: dict[str, float]) -> dict[str, float]:
+    """The mean of each number over the processes; all give the same names."""
+    if world_size() == 1:
+        return values
+    packed = torch.tensor(list(values.values()), device=_state().device)
+    return dict(zip(values, reduce(packed, "mean").tolist(), strict=True))
+
+
+def average_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """The gradients of an optimiser's parameters become their means over the processes, in one exchange."""
+    if world_size() == 1:
+        return
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    flat = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm with the statistics of the whole batch, on any device (PyTorch's SyncBatchNorm needs a GPU)."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if not self.training:
+            return super().forward(x)
+        size = x.numel() // x.shape[1] * world_size()
+        average = all_reduce(x.float().sum((0, 2, 3))) / size
+        centred = x - average[:, None, None]
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / size
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(average, self.momentum)
+            self.running_var.lerp_(variance * size / (size - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def share_statistics(net: nn.Module) -> None:
+    """Makes every batch norm of a network take its statistics over all processes; its weights stay as they are."""
+    for module in net.modules() if world_size() > 1 else ():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm
+
+
+class SharedDropout(TorchDispatchMode):
+    """While active, dropout takes this process's part of the masks that one process would draw for the whole batch.
+
+    masks: the random numbers, equal in all processes. Works on CPUs, where dropout is a product with Bernoulli numbers;
+    a GPU has kernels of its own, and each process draws its masks there, as in DistributedDataParallel.
+    """
+
+    def __init__(self, masks: torch.Generator):
+        super().__init__()
+        self.masks = masks
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is not torch.ops.aten.bernoulli_.float:
+            return func(*args, **(kwargs or {}))
+        part, keep = (*args, 0.5)[:2]  # its default is left out
+        order = sorted(range(part.ndim), key=part.stride, reverse=True)  # numbers are drawn in the order of memory
+        shape = len(part) * world_size(), *part.shape[1:]
+        whole = part.new_empty([shape[i] for i in order]).bernoulli_(keep, generator=self.masks)
+        whole = whole.permute([order.index(i) for i in range(part.ndim)])
+        return part.copy_(whole.chunk(world_size())[rank()])
+
+
+def shared_dropout() -> contextlib.AbstractContextManager:
+    """`SharedDropout`, seeded as process 0 is by `stx.training.loop`."""
+    if world_size() == 1:
+        return contextlib.nullcontext()
+    return SharedDropout(torch.Generator().manual_seed(torch.initial_seed() - rank()))
+
+
+def _state() -> PartialState:
+    return PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def pick_device(device: str | torch.device = "auto") -> str:
+    """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `ValueError` for an absent one.
+
+    Of several processes (`stx.runtime`) each gets its own.
+    """
+    device = str(device)
+    if device == "auto" and world_size() > 1:
+        return process_device()
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if present[name])
+    if not present.get(device.split(":")[0], False):
+        known = ", ".join(name for name, here in present.items() if here)
+        raise ValueError(f"device {device!r} is not available here; there is: {known}")
+    return device
+
+
+def progress(items, **kwargs):
+    """A progress bar that reads well in notebooks, logs and papermill: plain text, now and then."""
+    return tqdm(items, file=sys.stdout, mininterval=5, disable=not is_main(), **kwargs)

@@ -1,0 +1,1 @@
+"""One training loop for every network, and the optimiser of the paper."""

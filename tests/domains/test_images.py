@@ -1,0 +1,208 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stx.domains import datasets, images, splits
+from stx.files.errors import DomainError, ImageError
+
+
+@pytest.fixture
+def picture():
+    return np.random.RandomState(0).randint(0, 256, (11, 7, 3), dtype=np.uint8)
+
+
+def test_reads_what_was_saved(tmp_path, picture):
+    images.save_image(picture, tmp_path / "new" / "a.png")
+    np.testing.assert_array_equal(images.read_image(tmp_path / "new" / "a.png"), picture)
+
+
+def test_tensor_round_trip_is_exact():
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    tensor = images.to_tensor(levels)
+    assert tensor.shape == (3, 16, 16)
+    assert tensor.min() == -1
+    assert tensor.max() == 1
+    np.testing.assert_array_equal(images.to_uint8(tensor), levels)
+    assert images.to_uint8(torch.full((3, 1, 1), 1.7)).max() == 255
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "I;16", "I", "F", "CMYK", "1"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    grey = np.full((6, 5), 128, np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(np.full((6, 5), 128 * 257, np.uint16))
+    elif mode in ("I", "F"):
+        image = Image.fromarray(grey.astype({"I": np.int32, "F": np.float32}[mode]))
+    else:
+        image = Image.fromarray(grey).convert(mode)
+    path = tmp_path / ("a.tif" if mode in ("I", "F", "CMYK") else "a.png")
+    image.save(path)
+    rgb = images.read_image(path)
+    assert rgb.shape == (6, 5, 3)
+    assert rgb.dtype == np.uint8
+    if mode != "1":
+        assert abs(rgb.astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize(("values", "kind"), [((0, 1), np.float32), ((0, 255), np.int32), ((0, 65535), np.int32)])
+def test_levels_of_wide_pictures(tmp_path, values, kind):
+    Image.fromarray(np.array([values] * 2, dtype=kind)).save(tmp_path / "a.tif")
+    assert images.read_image(tmp_path / "a.tif").max() == 255
+    Image.fromarray(np.array([[0, 200]] * 2, dtype=np.uint16)).save(tmp_path / "dark.png")
+    assert images.read_image(tmp_path / "dark.png").max() == 1  # 16 bits stay 16 bits, also when dark
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    Image.fromarray(np.zeros((4, 4, 4), np.uint8), "RGBA").save(tmp_path / "a.png")
+    assert (images.read_image(tmp_path / "a.png") == 255).all()
+
+
+def test_exif_rotation_is_applied(tmp_path, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to show
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), np.rot90(picture, -1))
+
+
+@pytest.mark.parametrize("kind", ["absent", "text", "empty", "truncated png", "truncated jpeg", "folder"])
+def test_unusable_file_is_named(tmp_path, picture, kind):
+    path = tmp_path / "bad.png"
+    big = np.random.RandomState(1).randint(0, 256, (90, 90, 3), dtype=np.uint8)
+    if kind == "text":
+        path.write_text("not a picture")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "folder":
+        path.mkdir()
+    elif kind.startswith("truncated"):
+        stream = io.BytesIO()
+        Image.fromarray(big).save(stream, kind.split()[1])
+        path.write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
+    with pytest.raises(ImageError, match=r"bad\.png") as caught:
+        images.read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_large_picture_is_refused_before_decoding(tmp_path, monkeypatch, picture):
+    images.save_image(picture, tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 11 * 7 - 1)
+    with pytest.raises(ImageError, match="7 x 11"):
+        images.read_image(tmp_path / "a.png")
+
+
+def test_resize_is_the_public_transform(picture):
+    assert images.resize(picture, 11, 7) is picture
+    out = images.resize(picture, 5, 13)
+    expected = Image.fromarray(picture).resize((13, 5), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(out, np.asarray(expected))
+
+
+def test_grid_places_pictures_row_by_row():
+    sheet = images.grid(np.stack([np.full((2, 3, 3), i, np.uint8) for i in range(5)]), columns=3)
+    assert sheet.shape == (4, 9, 3)
+    assert sheet[:2, 6:].max() == 2
+    assert (sheet[2:, :3] == 3).all()
+    assert (sheet[2:, 6:] == 255).all()
+
+
+# --------------------------------------------------------------------------------------------------- folders as domains
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    for i in range(60):
+        images.save_image(np.roll(picture, i, 0), tmp_path / f"{i % 3}" / f"{i:02d}.png")
+    return tmp_path
+
+
+def test_folder_is_a_domain(folder):
+    domain = datasets.load(folder, resolution=16)
+    assert (domain.resolution, domain.attributes) == (16, ())
+    splits = {name: domain.split(name) for name in ("train", "val", "test")}
+    names = [n for data in splits.values() for n in data.names]
+    assert len(names) == len(set(names)) == 60
+    assert len(splits["train"]) > len(splits["test"]) > 0
+    assert splits["train"].batch([0, 1]).shape == (2, 3, 16, 16)
+    assert splits["train"].labels is None
+    images.save_image(np.zeros((4, 4, 3), np.uint8), folder / "another.png")
+    moved = datasets.load(folder, resolution=16).split("train")
+    assert set(splits["train"].names) <= set(moved.names)
+
+
+def test_pictures_of_a_folder(tmp_path, picture):
+    for name in ("b.PPM", "sub/a.gif", "c.avif", "d.jp2"):
+        images.save_image(picture, tmp_path / name)
+        assert images.read_image(tmp_path / name).shape == picture.shape
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for hidden in ("._b.png", ".ipynb_checkpoints/b.png", "sub/.trash/b.png"):
+        images.save_image(picture, tmp_path / hidden)
+    (tmp_path / "notes.txt").touch()
+    found = [file.relative_to(tmp_path).as_posix() for file in images.list_images(tmp_path)]
+    assert found == ["b.PPM", "c.avif", "d.jp2", "phone.heic", "sub/a.gif"]
+    with pytest.raises(ImageError, match=r"phone\.heic: not a picture that Pillow can read"):
+        images.read_image(tmp_path / "phone.heic")
+
+
+def test_folder_labels(folder):
+    names = [f"{i % 3}/{i:02d}.png" for i in range(60)]
+    rows = "".join(f"{n},{i % 2},-1\n" for i, n in enumerate(names))
+    (folder / "labels.csv").write_text("file, Smiling,Hat\n" + rows + "\n")
+    domain = datasets.load(folder, resolution=16)
+    data = domain.split("train")
+    assert domain.attributes == ("Smiling", "Hat")
+    assert [bool(row[0]) for row in data.labels] == [int(n[2:4]) % 2 == 1 for n in data.names]
+    assert not data.labels[:, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("name,Smiling\n", "first line"),
+        ("file,Smiling\n0/00.png,2\n", "line 2"),
+        ("file,Smiling\n0/00.png,1\n", "no labels for"),
+        ("", "first line"),
+        ("file,Smiling,Smiling\n0/00.png,1,1\n", "all different"),
+        ("file,Smiling,\n0/00.png,1,1\n", "one attribute name"),
+        (b"file,R\xf6te\n", "UTF-8"),
+    ],
+)
+def test_faulty_labels_are_explained(folder, text, match):
+    (folder / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DomainError, match=match):
+        datasets.load(folder)
+
+
+def test_unknown_domains(tmp_path):
+    with pytest.raises(DomainError, match="avatarz"):
+        datasets.load("avatarz")
+    with pytest.raises(ImageError, match="no pictures"):
+        datasets.load(tmp_path)
+    with pytest.raises(DomainError, match="unknown split"):
+        datasets.load("avatars").split("training")
+
+
+def test_a_folder_called_like_a_known_domain_is_refused(tmp_path, picture):
+    """Its networks would lie where the shipped ones do."""
+    images.save_image(picture, tmp_path / "avatars" / "a.png")
+    with pytest.raises(DomainError, match="a folder called avatars would replace"):
+        datasets.load(tmp_path / "avatars")
+
+
+def test_a_split_of_no_pictures_is_refused(folder):
+    for domain in (datasets.load("avatars"), datasets.load(folder, resolution=16)):
+        for count in (0, -2):
+            with pytest.raises(DomainError, match=f"{count} pictures of the split 'test': at least 1"):
+                domain.split("test", count)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(10, 4), (7, 7), (3, 8), (5, 1)])
+def test_batches_go_through_every_epoch(n, batch):
+    steps = 6 * n
+    seen = np.concatenate([splits.batch_positions(n, batch, step, seed=3) for step in range(steps)])
+    assert len(seen) == steps * batch
+    for epoch in range(len(seen) // n):
+        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert len(set(map(tuple, seen[: len(seen) // n * n].reshape(-1, n)))) > 1 or n == 1

@@ -1,0 +1,184 @@
+"""Encoders and searches under one interface; what they cost; the table they end in."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stx import metrics
+from stx.baselines.psp import PSP
+from stx.baselines.registry import METHODS
+from stx.checkpoints import weights
+from stx.domains.datasets import Domain
+from stx.domains.splits import Dataset
+from stx.evaluation import editing, inversions, quality
+from stx.files.errors import WeightsError
+from stx.pipeline import Pipeline
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2.networks import Generator
+
+SIZES = {"widths": (4, 8, 12), "units": (1, 1, 1)}
+PICTURES = np.random.RandomState(0).randint(0, 255, (5, 32, 32, 3), dtype=np.uint8)
+DATA = Dataset(lambda i: PICTURES[i], list("abcde"))
+
+
+@pytest.fixture
+def pipe(tmp_path) -> Pipeline:
+    torch.manual_seed(0)
+    generator = Generator(size=32, z_dim=12, n_mlp=2, channel_base=256, channel_max=16).eval().requires_grad_(False)
+    encoder = StyleTransformer.for_generator(generator, **SIZES).eval().requires_grad_(False)
+    domain = Domain("toy", 32, (32, 32), (), lambda *_, **__: DATA)
+    made = {
+        "style_transformer": encoder,
+        "idinvert": PSP.for_generator(generator, head="W+", **SIZES),
+        "restyle_psp": PSP.for_generator(generator, head="last map", in_channels=6, input_side=32, **SIZES),
+    }
+    for name, net in made.items():
+        notes = {"steps": 5, "parameters": {"steps": 2, "more": 2, "batch": 4}} if name == "idinvert" else None
+        weights.save(net, tmp_path / "compared" / name, notes=notes)
+    weights.save(encoder, tmp_path / "psp")
+    return Pipeline(domain, generator, encoder, folder=tmp_path)
+
+
+def test_names_prefer_those_of_one_budget(pipe, tmp_path):
+    found = inversions.names("toy", pipe.folder)
+    assert found == {name: f"compared/{name}" for name in ("style_transformer", "restyle_psp", "idinvert")}
+    (tmp_path / "compared").rename(tmp_path / "elsewhere")
+    assert inversions.names("toy", pipe.folder) == {"psp": "./psp"}
+    with pytest.raises(WeightsError, match="no trained encoder"):
+        inversions.names("toy", tmp_path / "elsewhere" / "none")
+
+
+def test_every_method_gives_codes_and_their_pictures(pipe, device):
+    networks = {"generator": pipe.generator.to(device), "encoder": pipe.encoder.to(device)}
+    pipe = dataclasses.replace(pipe, device=device, **networks)
+    found = inversions.encoders(pipe, inversions.names("toy", pipe.folder))
+    assert found["idinvert"].trained == 20
+    assert found["restyle_psp"].trained is None
+    found |= inversions.searches(pipe, steps=2, snapshots=(1,), idinvert=found["idinvert"].net)
+    image = DATA.batch(range(3))
+    for name, method in found.items():
+        result = inversions.run_all(method, pipe, DATA, 3)
+        assert result.ws.shape == (3, pipe.generator.num_ws, 12)
+        assert result.pictures.shape == (3, 32, 32, 3)
+        assert result.pictures.dtype == np.uint8
+        torch.testing.assert_close(method.invert(image).cpu(), result.ws)
+        if name not in ("w", "pti"):  # whose pictures need noise maps, or come from other generators
+            drawn = pipe.reconstruct(result.ws).permute(0, 2, 3, 1).cpu().numpy()
+            assert np.abs((drawn + 1) * 127.5 - result.pictures).max() < 0.51
+        assert list(result.snapshots) == ([1] if name in ("w", "w+", "in_domain") else [])
+    assert "in_domain" not in inversions.searches(pipe)
+
+
+def test_search_cost_grows_with_its_steps(pipe):
+    image = DATA.batch([0])
+    short, long = (inversions.searches(pipe, steps=n)["w+"] for n in (2, 4))
+    a, b = inversions.cost(short, pipe, image), inversions.cost(long, pipe, image)
+    assert np.isnan(a["M parameters"])
+    assert 1.5 < b["GFLOPs"] / a["GFLOPs"] < 2.1
+    assert b["GFLOPs"] == pytest.approx(metrics.flops(lambda: long.run(image)) / 1e9)
+    found = inversions.encoders(pipe, {"restyle_psp": "compared/restyle_psp", "idinvert": "compared/idinvert"})
+    spent = {name: inversions.cost(method, pipe, image) for name, method in found.items()}
+    assert spent["restyle_psp"]["GFLOPs"] > 5 * spent["idinvert"]["GFLOPs"]  # five passes and four drawings
+    assert spent["idinvert"]["training pictures"] == 20
+
+
+def test_pti_counts_operations_too(pipe):
+    tuned = inversions.searches(pipe, steps=2)["pti"]
+    alone = inversions.searches(pipe, steps=2)["w"]
+    image = DATA.batch([0])
+    assert inversions.cost(tuned, pipe, image)["GFLOPs"] > inversions.cost(alone, pipe, image)["GFLOPs"]
+
+
+def test_table_has_the_best_in_bold_per_group():
+    rows = pd.DataFrame(
+        [
+            ["a", "L2", 0.2, 0.1, 0.3],
+            ["b", "L2", 0.1, 0.05, 0.2],
+            ["c", "L2", 0.01, 0.0, 0.1],
+            ["d", "L2", 0.5, 0.4, 1],
+        ],
+        columns=["method", "metric", "value", "low", "high"],
+    ).assign(better="lower", pictures=9)
+    extra = pd.DataFrame([["a", "training pictures", 12000.0], ["c", "training pictures", 5.0]])
+    extra = extra.set_axis(["method", "metric", "value"], axis=1).assign(pictures=9)
+    shown = inversions.readable(pd.concat([rows, extra]), [["a", "b"], ["c", "d"]]).set_index("method")
+    assert list(shown.index) == ["a", "b", "c", "d"]
+    assert shown.loc["b", "L2"] == "**0.1** [0.05, 0.2]"
+    assert shown.loc["c", "L2"].startswith("**0.01**")
+    assert not any("**" in shown.loc[name, "L2"] for name in "ad")
+    assert shown.loc["a", "training pictures"] == "12,000"
+    assert shown.loc["d", "training pictures"] == ""
+
+
+def test_published_sizes_are_those_of_the_public_networks():
+    sizes = inversions.published_sizes(size=64, side=64).set_index("method")["M parameters"]
+    assert sizes["pSp"] == sizes["e4e"] > sizes["ReStyle (pSp)"] > sizes["Style Transformer"]
+    assert set(inversions.PUBLISHED) <= set(METHODS)
+
+
+def test_edits_of_codes_that_are_alike_are_as_good(pipe):
+    class Judge(torch.nn.Module):
+        def forward(self, image):
+            return image.mean((1, 2, 3))[:, None] + 10
+
+    direction = torch.randn(12, generator=torch.Generator().manual_seed(1))
+
+    def method(ws, index, target):
+        return lambda strength: ws + strength * direction
+
+    ws = pipe.sample(6)
+    real = np.random.RandomState(0).rand(8, 512)
+    codes = {"one": ws, "same": ws.clone(), "far": ws + 3}
+    found = editing.editability(pipe, Judge(), codes, method, 0, 2.0, real, resamples=4).set_index("inversion")
+    assert found.loc["one", "FD-VGG16"] == pytest.approx(found.loc["same", "FD-VGG16"])
+    assert found.loc["one", "FD-VGG16"] != pytest.approx(found.loc["far", "FD-VGG16"])
+    assert (found["shown"] == 1).all()
+    assert found["ID"].isna().all()
+    assert editing.shown_strength(pipe, Judge(), method, ws, 0) == 1.0
+
+
+def test_attributes_that_show_first_are_chosen(pipe, monkeypatch):
+    def attribute_logits(pipe, attribute_classifier, ws):  # an attribute is there when the code is above its threshold
+        return ws.mean((1, 2)).numpy()[:, None] - np.array([50.0, -0.25, 0.15, -0.45])
+
+    def add(codes, index, target):
+        return lambda strength: codes + 0.1 * strength
+
+    monkeypatch.setattr(editing, "attribute_logits", attribute_logits)
+    ws = torch.full((6, 10, 12), -1.0)
+    logits, attribute_classifier = attribute_logits(pipe, None, ws), torch.nn.Identity()
+    found = editing.easiest(pipe, attribute_classifier, add, ws, logits, count=3)
+    assert list(found.items()) == [(3, 6.0), (1, 8.0), (2, 12.0)]  # and the first never
+    assert list(editing.easiest(pipe, attribute_classifier, add, ws, logits, count=1)) == [3]
+    assert editing.shown_strength(pipe, attribute_classifier, add, ws, 0) is None
+    assert editing.easiest(pipe, attribute_classifier, add, ws[:0], logits[:0]) == {}
+
+
+def test_known_pictures_are_not_looked_at_again(pipe):
+    pictures = inversions.run_all(inversions.encoders(pipe, {"psp": "psp"})["psp"], pipe, DATA, 4).pictures
+    table, sets = quality.measure(pipe, DATA, pictures)
+    again, same = quality.measure(pipe, DATA, pictures, known=sets)
+    assert table.equals(again)
+    assert same["real"] is sets["real"]
+    assert all(np.array_equal(a, b) for a, b in zip(same["inverted"], sets["inverted"], strict=True))
+
+
+def test_pairs_become_shares_with_intervals():
+    pairs = pd.DataFrame({"method": ["a", "a", "b", "b"] * 10, "carried": [1.0, 0.0, 1.0, 1.0] * 10})
+    pairs = pairs.assign(attribute="Bald", ID=0.5, **{"others kept": 0.75})
+    table = editing.summarise_carried(pairs).set_index(["attribute", "method"])
+    assert list(table["pairs"]) == [20, 20]
+    assert table.loc[("Bald", "a"), "carried"] == 0.5
+    assert table.loc[("Bald", "a"), "carried low"] < 0.5 < table.loc[("Bald", "a"), "carried high"]
+    assert table.loc[("Bald", "b"), "carried low"] == table.loc[("Bald", "b"), "carried high"] == 1
+    assert (table["others kept"] == 0.75).all()
+
+
+def test_a_network_that_is_missing_is_named(pipe):
+    assert isinstance(pipe.network("psp"), StyleTransformer)
+    assert pipe.identity() is None
+    with pytest.raises(WeightsError, match="classifier"):
+        pipe.network("classifier")
