@@ -216,9 +216,8 @@ def train_generator(
         extras.append(drawn_pictures(domain, data, codes, recipe.drawn, device))
     if recipe.clear:
         if data.labels is None or domain.attributes != attribute_classifier.attributes:
-            raise DomainError(
-                f"{domain.name} does not have the labels of the classifier: {',
-                '.join(attribute_classifier.attributes)}" )
+            known = ", ".join(attribute_classifier.attributes)
+            raise DomainError(f"{domain.name} does not have the labels of the classifier: {known}")
         shares = torch.from_numpy(data.labels).float().mean(0)
         attribute_classifier = attribute_classifier.to(device).eval().requires_grad_(False)
         extras.append(ClearAttributes(lambda fake: attribute_classifier(domain.view(fake)), shares, recipe.clear))
