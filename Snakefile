@@ -80,7 +80,7 @@ rule notebook:
         ),
         python=sys.executable,
     shell:
-        "{params.python} -m stx.reports.notebooks {input.notebook} --out {log.notebook:q} {params.given}"
+        "{params.python} -m stx.cli run {input.notebook} --out {log.notebook:q} {params.given}"
 
 
 use rule notebook as notebook_long with:

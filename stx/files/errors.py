@@ -5,6 +5,10 @@ class StxError(Exception):
     """What a user can mend: the message says what was given, what was expected, what to do. The rest are bugs."""
 
 
+class InputError(StxError, ValueError):
+    """A value that cannot be used; the message says what was expected."""
+
+
 class FileError(StxError, OSError):
     """A file that cannot be written; the former one is kept."""
 

@@ -1,13 +1,12 @@
 """Notebooks run in batch by papermill, with what papermill leaves out: unknown or mistyped parameters are errors.
 
-`stx run`; the workflow calls it as `python -m stx.reports.notebooks`, which does not wait for torch.
+`stx run`, which the workflow calls too; nothing here waits for torch.
 """
 
-import argparse
 import ast
 import logging
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import papermill
@@ -78,30 +77,11 @@ def at_root() -> None:
         os.chdir(ROOT)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `stx run`."""
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the executed copy")
-    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds for a cell")
-    parser.set_defaults(command=command)
+def run_words(path: Path, output: Path, words: Sequence[tuple[str, str]], *, timeout: int = TIMEOUT) -> None:
+    """`run` with parameters as a command line gives them, each read by the type of its default; cells print as they go.
 
-
-def command(options: argparse.Namespace) -> int:
-    """`stx run`."""
+    Raises `NotebookError` as `run` does.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # papermill logs what cells print
-    words = {name for name, default in parameters(options.notebook).items() if isinstance(default, str)}
-    given = {name: value if name in words else parse(value) for name, value in options.parameter}
-    run(options.notebook, options.out, given, timeout=options.timeout)
-    print(f"executed copy: {options.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="stx run")
-    add_arguments(parser)
-    options = parser.parse_args()
-    try:
-        sys.exit(options.command(options))
-    except (NotebookError, OSError) as error:
-        sys.exit(f"stx: {error}")
+    texts = {name for name, default in parameters(path).items() if isinstance(default, str)}
+    run(path, output, {name: value if name in texts else parse(value) for name, value in words}, timeout=timeout)
