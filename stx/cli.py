@@ -12,14 +12,15 @@ from benchmarks import bench
 from stx import batch, pipeline, recipes, runtime
 from stx.baselines.registry import COMPARED, METHODS, add_own
 from stx.checkpoints import convert, export, weights
-from stx.domains import align, datasets, images
+from stx.domains import datasets
 from stx.files.checksums import fingerprint, sha256
 from stx.files.errors import DomainError, ImageError, NotebookError, TrainingError, WeightsError
+from stx.files.outputs import claim_networks, claim_output
 from stx.files.places import data_dir
 from stx.inversion import PRECISIONS
 from stx.reports import notebooks
 from stx.reports.figures import provenance, save_table, sweep, write_index
-from stx.runtime import pick_device, progress
+from stx.runtime import pick_device
 from stx.training.loop import continued
 
 OWN_FILE = "a Python file with methods of your own, as in the README"
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 def _invert(options: argparse.Namespace) -> int:
     add_own(options.own)
     paths = pipeline.names_of(options.pictures)
+    claim_output(options.out, [*options.pictures, options.domain])
     pipe = pipeline.load(options.domain, device=options.device, encoder=options.encoder)
     there, failed = batch.invert_files(
         pipe, paths, options.out, faces=options.align, reconstruct=not options.codes_only, shard=options.shard
@@ -138,10 +140,6 @@ def _invert(options: argparse.Namespace) -> int:
         print(f"{len(paths) - len(failed)} of {len(paths)} pictures inverted{before}; codes in {options.out}")
     runtime.wait()  # a process that ends with an error code ends the others
     return _code(len(failed), len(paths))
-
-
-def _numbered(name: str, face: int) -> str:
-    return name if face == 0 else f"{name}-face{face + 1}"
 
 
 def _code(failed: int, count: int) -> int:
@@ -164,7 +162,10 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError("--more goes on for that many updates; --steps begins anew: one of them")
     if options.more:
         given["steps"] = options.more
-    record = provenance(command=f"stx train {options.network}", device=device, domain=domain.name, **given)
+    claim_output(options.runs, [options.domain])
+    made = ("generator", "discriminator") if options.network == "generator" else (options.method,)
+    claim_networks((options.out or (home / COMPARED if options.compared else home)) / name for name in made)
+    record = provenance(command=f"stx train {options.network}", device=device, domain=options.domain, **given)
     if options.network == "generator":
         recipe = recipes.generator_recipe(domain, **given)
         generator, discriminator, log = recipes.train_generator(domain, recipe, run / "generator", device=device)
@@ -227,16 +228,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _align(options: argparse.Namespace) -> int:
     paths, device = pipeline.names_of(options.pictures), pick_device(options.device)
-    failed = 0
-    for path, name in progress(list(zip(paths, _unique_names(paths), strict=True)), desc="aligning", unit="img"):
-        try:
-            faces = align.faces_in(path, options.size, device=device)
-        except ImageError as error:
-            print(f"stx: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        for i, face in enumerate(faces):
-            images.save_image(face, options.out / f"{_numbered(name, i)}.png")
+    failed = len(batch.align_files(paths, options.out, options.size, inputs=options.pictures, device=device))
     print(f"{len(paths) - failed} of {len(paths)} photographs had faces; crops of {options.size} px in {options.out}")
     return _code(failed, len(paths))
 
@@ -249,6 +241,7 @@ def _weights(options: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     found = convert.read(options.file)
+    claim_networks(options.out / name for name in found.networks)
     for name, net in found.networks.items():
         name = f"{name}-{options.file.stem}" if name == "directions" else name  # a domain has many of them
         notes = {"kind": found.kind, "file": options.file.name, "sha256": sha256(options.file), **found.notes}
@@ -279,18 +272,6 @@ def _sweep(options: argparse.Namespace) -> int:
 def _index(options: argparse.Namespace) -> int:
     print(write_index(options.folder))
     return 0
-
-
-def _unique_names(paths: list[Path]) -> list[str]:
-    """One output name per picture: its stem, with a number where that is taken."""
-    names: list[str] = []
-    for path in paths:
-        name, number = path.stem, 1
-        while name in names:
-            number += 1
-            name = f"{path.stem}-{number}"
-        names.append(name)
-    return names
 
 
 if __name__ == "__main__":
