@@ -3,10 +3,12 @@
 A shard is written whole or not at all and says in its own header what is in it, so the index can always be made again.
 """
 
+import contextlib
 import json
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,14 @@ from stx import runtime
 from stx.domains import align, images
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import fingerprint
-from stx.files.errors import ImageError, WeightsError
+from stx.files.errors import FileError, ImageError, WeightsError
+from stx.files.outputs import Names, claim_files, claim_output, lock_output, png_source
 from stx.pipeline import Pipeline
 from stx.runtime import progress
 
 SHARD_SIZE = 256  # pictures; what a process that is killed has to do again
 BATCH_SIDE = 2048  # pixels of all pictures of a batch side by side
+SHARD_NAME = re.compile(r"codes-\d{5,}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -51,37 +55,67 @@ def invert_files(
 
     out: gets `codes-NNNNN.safetensors` (`ws [n, num_ws, w_dim]`), `index.json`, and with `reconstruct` a PNG of input
     and inversion for each code. Pictures whose codes are there are left out, changed ones are done again; of several
-    processes each takes its share of the shards. faces: invert every face of a photograph, aligned as FFHQ's.
-    Raises `WeightsError` for a folder with codes of other networks or a damaged shard, `TrainingError` for a full disk.
+    processes each takes its share of the shards. Another command that writes into the folder is waited for.
+    faces: invert every face of a photograph, aligned as FFHQ's.
+    Raises `WeightsError` for a folder with codes of other networks or a damaged shard, `FileError` for a full disk,
+    and before anything is written where an input or a file that stx did not make would be replaced.
     """
     if shard < 1:
         raise ValueError(f"shards of {shard} codes: at least 1")
     out, paths = Path(out), list(dict.fromkeys(paths))
-    out.mkdir(parents=True, exist_ok=True)
     settings = {"encoder": fingerprint(pipe.encoder), "generator": fingerprint(pipe.generator), "faces": faces}
-    there = {path: _rows(path, settings) for path in _shards(out)}
-    runtime.wait()  # all have seen the same folder before anything is written
-    new = _new_rows(paths, there.values())
-    size = min(shard, -(-len(new) // runtime.world_size()) or 1)
-    first = 1 + max((int(path.stem.split("-")[1]) for path in there), default=-1)
-    parts = [(first + i, new[at : at + size]) for i, at in enumerate(range(0, len(new), size))]
-    mine, failed = parts[runtime.rank() :: runtime.world_size()], []
-    batch = max(BATCH_SIDE // pipe.domain.resolution, 1)
-    with progress(None, total=sum(len(part) for _, part in mine), desc="inverting", unit="img") as bar:
-        for number, part in mine:
-            rows, codes = [], []
-            for at in range(0, len(part), batch):
-                read = _read(pipe, part[at : at + batch], faces, failed)
-                if read:
-                    rows += [row for row, _ in read]
-                    codes.append(_invert(pipe, read, out if reconstruct else None))
-                bar.update(len(part[at : at + batch]))
-            if rows:
-                _write(out / f"codes-{number:05d}.safetensors", rows, torch.cat(codes), settings)
-    failed = gather_object(failed)
-    if runtime.is_main():
-        _write_index(out, settings)
+    _check_output(out, paths, settings, reconstruct)
+    with _sole_writer(out):
+        new, names, first = _check_output(out, paths, settings, reconstruct)
+        runtime.wait()  # all have seen the same folder before anything is written
+        size = min(shard, -(-len(new) // runtime.world_size()) or 1)
+        parts = [(first + i, new[at : at + size]) for i, at in enumerate(range(0, len(new), size))]
+        mine, failed = parts[runtime.rank() :: runtime.world_size()], []
+        batch = max(BATCH_SIDE // pipe.domain.resolution, 1)
+        with progress(None, total=sum(len(part) for _, part in mine), desc="inverting", unit="img") as bar:
+            for number, part in mine:
+                rows, codes = [], []
+                for at in range(0, len(part), batch):
+                    read = _read(pipe, part[at : at + batch], names if faces else None, failed)
+                    if read:
+                        rows += [row for row, _ in read]
+                        codes.append(_invert(pipe, read, out if reconstruct else None))
+                    bar.update(len(part[at : at + batch]))
+                if rows:
+                    _write(out / f"codes-{number:05d}.safetensors", rows, torch.cat(codes), settings)
+        failed = gather_object(failed)
+        if runtime.is_main():
+            _write_index(out, settings)
     return len(paths) - len(new), failed
+
+
+def align_files(
+    paths: Sequence[Path], out: str | Path, size: int, *, inputs: Sequence[str | Path] = (), device: str = "cpu"
+) -> list[str]:
+    """Cuts the faces out of photographs into `NAME.png`, `NAME-face2.png`, ...; returns what went wrong with some.
+
+    A photograph replaces its own crops of an earlier run and takes other names than those of all other files.
+    Raises `FileError` before anything is written for an `out` in a folder of `inputs`, and where an input or a file
+    that stx did not make would be replaced.
+    """
+    out, failed = Path(out), []
+    claim_output(out, inputs)
+    claim_files([out / f"{path.stem}.png" for path in paths], paths)
+    with lock_output(out):
+        names = _names_in(out)
+        chosen = [names.reserve(path.stem, _source(path)) for path in paths]
+        claim_files([out / f"{name}.png" for name in chosen], paths)
+        for path, name in progress(list(zip(paths, chosen, strict=True)), desc="aligning", unit="img"):
+            try:
+                faces = align.faces_in(path, size, device=device)
+            except ImageError as error:
+                print(f"stx: {error}", file=sys.stderr)
+                failed.append(str(error))
+                continue
+            for i, face in enumerate(faces):
+                name = names.reserve(f"{name}-face{i + 1}", _source(path)) if i else name
+                images.save_image(face, out / f"{name}.png", source=_source(path))
+    return failed
 
 
 def load_codes(folder: str | Path) -> tuple[list[str], Float[Tensor, "n num_ws w_dim"]]:
@@ -90,18 +124,64 @@ def load_codes(folder: str | Path) -> tuple[list[str], Float[Tensor, "n num_ws w
     try:
         places = json.loads(index.read_text())["codes"]
         shards = {place["shard"] for place in places.values()}
+        for name in shards:
+            if not SHARD_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a shard of this folder")
         ws = {name: safetensors.torch.load_file(index.parent / name)["ws"] for name in sorted(shards)}
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise WeightsError(
-            f"{index}: no readable codes ({error}); make them with `stx invert --out {folder}`"
-        ) from None
-    if not places:
-        raise WeightsError(f"{index}: there are no codes in it")
-    return list(places), torch.stack([ws[place["shard"]][place["row"]] for place in places.values()])
+        rows = [ws[place["shard"]][range(len(ws[place["shard"]]))[place["row"]]] for place in places.values()]
+        if rows:
+            return list(places), torch.stack(rows)
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+        RecursionError,
+        safetensors.SafetensorError,
+    ) as error:
+        told = f"no readable codes ({_one_line(error)}); make them with `stx invert --out {folder}`"
+        raise WeightsError(f"{index}: {told}") from None
+    raise WeightsError(f"{index}: there are no codes in it")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _sole_writer(out: Path):
+    """Holds the lock of a folder in the main process; the others go on, or fail, with it."""
+    if runtime.world_size() == 1:
+        with lock_output(out):
+            yield
+        return
+    with contextlib.ExitStack() as stack:
+        reason = ""
+        if runtime.is_main():
+            try:
+                stack.enter_context(lock_output(out, wait=False))
+            except FileError as error:
+                reason = str(error)
+        if told := "".join(gather_object([reason])):
+            raise FileError(told)
+        yield
+        runtime.wait()  # the lock is held until all are done
+
+
+def _check_output(out: Path, paths: Sequence[Path], settings: dict, reconstruct: bool) -> tuple[list[Row], Names, int]:
+    """What is to be inverted, names for it and the next free shard, where nothing would be replaced that may not be."""
+    there = {path: _rows(path, settings) for path in _shards(out)}
+    new, names = _new_rows(paths, there.values())
+    claim_files([out / "index.json"], paths)
+    if reconstruct:
+        claim_files([out / f"{row.name}.png" for row in new], paths)
+    return new, names, 1 + max((int(path.stem.split("-")[1]) for path in there), default=-1)
 
 
 def _shards(out: Path) -> list[Path]:
-    return sorted(out.glob("codes-*.safetensors"))
+    return sorted(path for path in out.glob("codes-*.safetensors") if SHARD_NAME.fullmatch(path.name))
 
 
 def _rows(path: Path, settings: dict) -> list[Row]:
@@ -109,8 +189,11 @@ def _rows(path: Path, settings: dict) -> list[Row]:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata()
         made, rows = json.loads(header["settings"]), [Row(**row) for row in json.loads(header["rows"])]
-    except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable shard of codes ({error}); delete it and run again") from None
+        if not isinstance(made, dict) or any(Path(row.name).name != row.name for row in rows):
+            raise ValueError("names that are no file names")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+        told = f"not a readable shard of codes ({_one_line(error)}); delete it and run again"
+        raise WeightsError(f"{path}: {told}") from None
     if made != settings:
         other = ", ".join(f"{name}: {made.get(name)} there, {settings[name]} now" for name in settings)
         raise WeightsError(f"{path}: holds codes made otherwise ({other}); choose another folder")
@@ -120,36 +203,48 @@ def _rows(path: Path, settings: dict) -> list[Row]:
 def _stamp(path: Path) -> str:
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return ""  # reading it will tell why
     return f"{state.st_size}-{state.st_mtime_ns}"
 
 
-def _new_rows(paths: Sequence[Path], there: Iterable[Sequence[Row]]) -> list[Row]:
-    """What is to be inverted: new and changed files, under the name they had or their stem, numbered where taken."""
+def _source(path: Path) -> str:
+    return str(path.resolve())
+
+
+def _names_in(out: Path) -> Names:
+    """The names of the pictures in a folder, each owned by its source; what stx did not make owns itself."""
+    return Names((path.stem, png_source(path) or str(path)) for path in out.glob("*.png"))
+
+
+def _new_rows(paths: Sequence[Path], there: Iterable[Sequence[Row]]) -> tuple[list[Row], Names]:
+    """What is to be inverted: new and changed files, under the name they had or their stem, numbered where taken.
+
+    Beside them the names in use, where further faces find theirs.
+    """
+    there = list(there)
     known = {row.source: row for rows in there for row in reversed(rows)}  # the first face names the photograph
-    taken, new = {row.name for row in known.values()}, []
+    names, new = Names((row.name, row.source) for rows in there for row in rows), []
     for path in paths:
         was, stamp = known.get(str(path)), _stamp(path)
         if was and was.stamp == stamp:
             continue
-        free = (path.stem if i == 1 else f"{path.stem}-{i}" for i in count(1))
-        name = was.name if was else next(name for name in free if name not in taken)
-        taken.add(name)
+        name = was.name if was else names.reserve(path.stem, str(path))
         new.append(Row(name, str(path), stamp))
-    return new
+    return new, names
 
 
-def _read(pipe: Pipeline, files: Sequence[Row], faces: bool, failed: list[str]) -> list[tuple[Row, Tensor]]:
-    """Rows and pictures `[3, h, w]` of files or of the faces in them; what is wrong with a file joins `failed`."""
+def _read(pipe: Pipeline, files: Sequence[Row], names: Names | None, failed: list[str]) -> list[tuple[Row, Tensor]]:
+    """Rows and pictures `[3, h, w]` of files, or with `names` of the faces in them; faults of files join `failed`."""
     found = []
     for file in files:
         try:
             given = [file.source]
-            if faces:
+            if names:
                 given = align.faces_in(file.source, pipe.domain.resolution, device=pipe.device)
             for i, image in enumerate(pipe.images(given)):
-                found.append((replace(file, name=f"{file.name}-face{i + 1}") if i else file, image))
+                name = names.reserve(f"{file.name}-face{i + 1}", file.source) if i else file.name
+                found.append((replace(file, name=name), image))
         except ImageError as error:
             failed.append(str(error))
     return found
@@ -160,7 +255,7 @@ def _invert(pipe: Pipeline, read: Sequence[tuple[Row, Tensor]], out: Path | None
     ws = pipe.invert(image)
     if out:
         for (row, _), *pair in zip(read, images.to_uint8(image), images.to_uint8(pipe.reconstruct(ws)), strict=True):
-            images.save_image(np.concatenate(pair, axis=1), out / f"{row.name}.png")
+            images.save_image(np.concatenate(pair, axis=1), out / f"{row.name}.png", source=row.source)
     return ws.cpu()
 
 

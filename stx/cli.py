@@ -97,9 +97,11 @@ def _invert(
     look_for(pictures)
     from stx import batch, pipeline, runtime
     from stx.baselines.registry import add_own
+    from stx.files.outputs import claim_output
 
     add_own(own)
     paths = pipeline.names_of(pictures)
+    claim_output(out, [*pictures, domain])
     pipe = pipeline.load(domain, device=device, encoder=encoder)
     there, failed = batch.invert_files(pipe, paths, out, faces=align, reconstruct=not codes_only, shard=shard)
     if runtime.is_main():
@@ -164,6 +166,7 @@ def _train(
     from stx.baselines.registry import COMPARED, METHODS, add_own
     from stx.checkpoints import weights
     from stx.domains import datasets
+    from stx.files.outputs import claim_networks, claim_output
     from stx.files.places import data_dir
     from stx.reports.figures import provenance
     from stx.runtime import is_main, pick_device
@@ -173,7 +176,10 @@ def _train(
         raise InputError(f"unknown method {method!r}: {', '.join(METHODS)}")
     device, world = pick_device(device), datasets.load(domain, resolution=resolution)
     home, run = data_dir() / world.name, runs / world.name
-    record = provenance(command=f"stx train {network}", device=device, domain=world.name, **given)
+    claim_output(runs, [domain])
+    made = ("generator", "discriminator") if network == "generator" else (method,)
+    claim_networks((out or (home / COMPARED if compared else home)) / name for name in made)
+    record = provenance(command=f"stx train {network}", device=device, domain=domain, **given)
     if network == "generator":
         done, log, steps = _train_generator(world, run / "generator", device, given)
     else:
@@ -253,9 +259,7 @@ def _bench(sizes: tuple[int, ...], processes: tuple[int, ...], threads: int | No
     from stx.reports.figures import provenance, save_table
 
     if not (ROOT / "benchmarks").is_dir():
-        raise InputError(
-            f"{ROOT}: no benchmarks/ here; `stx bench` runs from a clone, installed with `pip install -e .`"
-        )
+        raise InputError(f"{ROOT}: no benchmarks/ here; `stx bench` needs a clone (`pip install -e .`)")
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
     from benchmarks import bench
@@ -308,8 +312,10 @@ def _convert(file: Path, to: str, out: Path) -> int:
 
     from stx.checkpoints import convert, weights
     from stx.files.checksums import sha256
+    from stx.files.outputs import claim_networks
 
     found = convert.read(file)
+    claim_networks(out / name for name in found.networks)
     for name, net in found.networks.items():
         name = f"{name}-{file.stem}" if name == "directions" else name  # a domain has many of them
         notes = {"kind": found.kind, "file": file.name, "sha256": sha256(file), **found.notes}

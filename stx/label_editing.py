@@ -65,8 +65,8 @@ def _logit_gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int]) -> 
 
 
 def _gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int], of: Callable[[Tensor], Tensor]) -> Tensor:
-    ws = ws.detach().requires_grad_()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # also where the caller infers
+        ws = (ws.clone() if ws.is_inference() else ws.detach()).requires_grad_()
         logits, _ = classifier(ws)
         chosen = logits.gather(1, torch.as_tensor(index, device=ws.device)[:, None])[:, 0]
         (gradient,) = torch.autograd.grad(of(chosen), ws)
@@ -118,10 +118,10 @@ def second_order(
     network is, the Hessian within a piece is a multiple of g g^T, so that a small xi gives the first-order direction
     again; a larger one sees across the pieces' borders. Where the Hessian vanishes, the first order is given.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator("cpu").manual_seed(seed)
     zero = label_gradient(classifier, ws, index, target)
     first = first_order(classifier, ws, index, target)
-    direction = normalise(torch.randn(ws.shape, generator=random).to(ws))
+    direction = normalise(torch.randn(ws.shape, generator=random, dtype=torch.float32, device="cpu").to(ws))
     for _ in range(iterations):
         change = (label_gradient(classifier, ws + xi * direction, index, target) - zero) / xi
         size = change.norm(dim=(1, 2), keepdim=True)
@@ -144,7 +144,8 @@ def released_second_order(
     It subtracts the unscaled gradient from xi times another one, which leaves the plain gradient towards label 1, and
     keeps its random start: -(d0 + g / |g|) per token, d0 ~ N(0, 1), of which the script adds three times.
     """
-    start = torch.randn(ws.shape, generator=torch.Generator().manual_seed(seed)).to(ws)
+    random = torch.Generator("cpu").manual_seed(seed)
+    start = torch.randn(ws.shape, generator=random, dtype=torch.float32, device="cpu").to(ws)
     where, ones = [index] * len(ws), [1.0] * len(ws)
     moved = xi * label_gradient(classifier, ws + xi * start, where, ones)
     difference = (moved - label_gradient(classifier, ws, where, ones)) / len(ws)  # the script's loss is a mean
@@ -188,9 +189,9 @@ def strength_for(
 
     Searched on a grid of `steps` strengths, for the probability need not grow along the whole way.
     """
-    found = torch.full((len(ws),), torch.nan, device=ws.device)
-    where, wanted = torch.as_tensor(index)[:, None], torch.as_tensor(target)
-    for strength in torch.linspace(0, most, steps).tolist():
+    found = torch.full((len(ws),), torch.nan, dtype=torch.float32, device=ws.device)
+    where, wanted = torch.as_tensor(index, device="cpu")[:, None], torch.as_tensor(target, device="cpu")
+    for strength in torch.linspace(0, most, steps, dtype=torch.float32, device="cpu").tolist():
         p = classifier(edit(ws, direction, strength))[0].cpu().gather(1, where)[:, 0].sigmoid()
         reached = torch.where(wanted > 0.5, p, 1 - p).to(ws.device) >= probability
         found = torch.where(found.isnan() & reached, torch.full_like(found, strength), found)

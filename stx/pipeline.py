@@ -14,9 +14,10 @@ from stx.checkpoints import weights
 from stx.domains import datasets, images
 from stx.encoder import Encoder
 from stx.files.errors import WeightsError
+from stx.files.outputs import is_folder
 from stx.files.places import data_dir
 from stx.perception.identity import IdentityNet
-from stx.runtime import pick_device
+from stx.runtime import pick_device, plain_torch
 from stx.stylegan2.networks import Generator
 
 GENERATE_BATCH = 64
@@ -44,6 +45,7 @@ class Pipeline:
     device: str = "cpu"
     folder: Path = field(default_factory=data_dir)
 
+    @plain_torch()
     def images(self, pictures) -> Float[Tensor, "b 3 h w"]:
         """Pictures of any kind as the encoder takes them, at the domain's `input_size`.
 
@@ -63,12 +65,14 @@ class Pipeline:
             raise ValueError("no pictures given")
         return images.to_tensor(np.stack([images.resize(a, height, width) for a in arrays])).to(self.device)
 
+    @plain_torch()
     @torch.no_grad()
     def invert(self, pictures) -> Float[Tensor, "b num_ws w_dim"]:
         """The W+ codes of pictures (see `images` for what is taken)."""
         parts = self.images(pictures).split(GENERATE_BATCH)
         return torch.cat([self.encoder.invert(part, self.generator, self.domain.view) for part in parts])
 
+    @plain_torch()
     @torch.no_grad()
     def synthesize(self, codes: Codes | np.ndarray, *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
         """The pictures of W+ codes `[b, num_ws, w_dim]` or of StyleSpace vectors (`Generator.styles`), in [-1, 1].
@@ -85,10 +89,12 @@ class Pipeline:
             parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
         return torch.cat(parts).clamp(-1, 1)
 
+    @plain_torch()
     def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
         """The pictures of codes as encoders see them: what is compared with `images`."""
         return torch.cat([self.domain.view(self.synthesize(part)) for part in split_codes(codes, VIEWED)])
 
+    @plain_torch()
     @torch.no_grad()
     def sample(self, count: int, *, psi: float = 1.0, seed: int = 0) -> Float[Tensor, "count num_ws w_dim"]:
         """Codes of `count` random z, truncated towards the average by `psi` (1: not at all)."""
@@ -120,10 +126,10 @@ def load(
     """
     device = pick_device(device)
     name = datasets.short_name(domain)
-    folder = Path(folder) if folder else data_dir() / name
+    explicit, folder = folder is not None, Path(folder or data_dir() / name)
     generator = weights.load(folder / "generator", device)
     net = weights.load(folder / encoder, device)
-    found = datasets.load(domain, resolution=generator.size)
+    found = datasets.load(domain, resolution=generator.size, same_folder=not explicit)
     check_fit(generator, net, found)
     return Pipeline(found, generator, net, device, folder)
 
@@ -156,5 +162,5 @@ def names_of(paths: Sequence[str | Path]) -> list[Path]:
     """The picture files that paths mean: files as they are, folders as all pictures below them."""
     found: list[Path] = []
     for path in map(Path, paths):
-        found += images.list_images(path) if path.is_dir() else [path]
+        found += images.list_images(path) if is_folder(path) else [path]
     return found

@@ -32,6 +32,7 @@ from stx.perception.attribute_classifier import AttributeClassifier, ClassifierT
 from stx.perception.identity import IdentityNet, IdentityTask, verification
 from stx.perception.lpips import check_size, load_lpips
 from stx.reference_editing import ReferenceEditor, ReferenceTask
+from stx.runtime import plain_torch
 from stx.stylegan2.networks import Discriminator, Generator
 from stx.training.loop import train
 
@@ -177,6 +178,7 @@ def compared_recipe(domain: Domain, generator: Generator, **changes) -> EncoderR
     return encoder_recipe(domain, generator, **{"steps": 1500, "batch": 8} | sizes | changes)
 
 
+@plain_torch()
 def train_generator(
     domain: Domain,
     recipe: GeneratorRecipe,
@@ -246,6 +248,7 @@ def train_generator(
     return task.average, task.discriminator.eval(), log
 
 
+@plain_torch()
 def train_encoder(
     domain: Domain,
     generator: Generator,
@@ -290,6 +293,7 @@ def train_encoder(
     return encoder.eval(), log
 
 
+@plain_torch()
 def train_classifier(
     domain: Domain, recipe: ClassifierRecipe, folder: str | Path, *, device: str = "cpu"
 ) -> tuple[AttributeClassifier, pd.DataFrame]:
@@ -309,6 +313,7 @@ def train_classifier(
     return net.eval(), log
 
 
+@plain_torch()
 def train_latent_classifier(
     attributes: Sequence[str],
     train_codes: tuple[torch.Tensor, np.ndarray],
@@ -340,6 +345,7 @@ def train_latent_classifier(
     return net.eval(), log
 
 
+@plain_torch()
 def train_reference_editor(
     classifier: LatentClassifier,
     attribute: str,
@@ -384,6 +390,7 @@ def train_reference_editor(
     return editor.eval(), log
 
 
+@plain_torch()
 def train_identity(
     domain: Domain, recipe: IdentityRecipe, folder: str | Path, *, device: str = "cpu"
 ) -> tuple[IdentityNet, pd.DataFrame]:

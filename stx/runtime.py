@@ -10,7 +10,7 @@ process with the whole batch. In one process every function here does nothing. A
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -130,6 +130,26 @@ def shared_dropout() -> contextlib.AbstractContextManager:
     if world_size() == 1:
         return contextlib.nullcontext()
     return SharedDropout(torch.Generator().manual_seed(torch.initial_seed() - rank()))
+
+
+@contextlib.contextmanager
+def plain_torch() -> Iterator[None]:
+    """While inside, torch has its own settings, whatever the caller's: no inference mode, float32, tensors on the CPU.
+
+    What is made so can be differentiated and is the same for every caller; `no_grad` stays as it is.
+    """
+    gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    elsewhere = torch.get_default_device().type != "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(gradients))  # which leaving inference mode turns on
+            if elsewhere:
+                stack.enter_context(torch.device("cpu"))
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _state() -> PartialState:

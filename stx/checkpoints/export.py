@@ -8,6 +8,7 @@ from torch import nn
 
 from stx.files.atomic import atomic_write
 from stx.files.errors import WeightsError
+from stx.files.outputs import claim_files
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Discriminator, Generator
 
@@ -20,7 +21,8 @@ def write(networks: dict[str, nn.Module], form: str, path: str | Path, notes: di
     maker = {"rosinality": _to_rosinality, "official": _to_official}.get(form)
     if maker is None:
         raise WeightsError(f"unknown form {form!r}: expected rosinality or official")
-    content = maker(networks, notes or {})
+    claim_files([Path(path)])
+    content = maker(networks, notes or {}) | {"made_by": "stx"}  # by which a second export knows the first
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(Path(path)) as part:
         torch.save(content, part)

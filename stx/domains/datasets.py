@@ -19,6 +19,7 @@ from stx.domains.drawings import AvatarCache
 from stx.domains.folders import Folder
 from stx.domains.splits import Dataset
 from stx.files.errors import DomainError
+from stx.files.outputs import is_folder
 from stx.files.places import data_dir
 
 SIZES = {  # side of the generator's square picture; height and width of what the encoder sees
@@ -53,12 +54,13 @@ class Domain:
         return image[:, :, bar : bar + height]
 
 
-def load(name: str | Path, *, resolution: int | None = None, seed: int = 0) -> Domain:
+def load(name: str | Path, *, resolution: int | None = None, seed: int = 0, same_folder: bool = True) -> Domain:
     """The domain called `name`, or the one that a folder of pictures makes.
 
     resolution: for a folder, the side of its generator's pictures (default: of its trained generator, else 64).
-    seed: of the avatars' drawing.
-    Raises `DomainError` when it is neither, `ImageError` for a folder without pictures.
+    seed: of the avatars' drawing. same_folder: refuse a folder of pictures whose name in `data/` has the networks of
+    another one, with other pictures.
+    Raises `DomainError` when it is neither and for such a folder, `ImageError` for a folder without pictures.
     """
     short = short_name(name)
     if short in SIZES:
@@ -77,7 +79,16 @@ def load(name: str | Path, *, resolution: int | None = None, seed: int = 0) -> D
         raise DomainError(f"resolution {side} is not a power of two of at least 8")
     size = (min(side, ENCODER_SIDE),) * 2
     folder = Folder(Path(name), side, size)
+    if same_folder:
+        _check_origin(folder.origin(), data_dir() / short)
     return Domain(short, side, size, folder.attributes, folder.split)
+
+
+def origin(name: str | Path) -> dict[str, str]:
+    """What networks remember of a folder of pictures (`Folder.origin`); nothing of a known domain."""
+    if str(name) in SIZES or not is_folder(name):
+        return {}
+    return Folder(Path(name), *SIZES["avatars"]).origin()
 
 
 def short_name(name: str | Path) -> str:
@@ -95,10 +106,25 @@ def short_name(name: str | Path) -> str:
     return short
 
 
+def _check_origin(found: dict[str, str], home: Path) -> None:
+    """Of a folder that moved the pictures are the same, of one that grew the place is."""
+    for config in sorted(home.glob("*/config.json")):
+        try:
+            made = json.loads(config.read_text())["notes"]["origin"]
+            same = any(made[key] == value for key, value in found.items())
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue  # without a memory; reading the weights tells what is damaged
+        if not same:
+            raise DomainError(
+                f"{found['folder']}: the networks in {home} were made of another folder, {made['folder']}; "
+                "rename this one, or set STX_DATA to another place for its networks"
+            )
+
+
 def _trained_size(name: str) -> int | None:
     try:
         return json.loads((data_dir() / name / "generator" / "config.json").read_text())["args"]["size"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
@@ -107,9 +133,3 @@ def _without_pictures(home: Path) -> Callable[..., Dataset]:
         raise DomainError(f"no pictures of this domain: put them into {home}/train, val and test")
 
     return split
-
-
-# ---------------------------------------------------------------------------------------------------------- avatars
-
-
-# ------------------------------------------------------------------------------------------------- folders of pictures

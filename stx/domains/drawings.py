@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from stx.domains import avatars
 from stx.domains.splits import Dataset, check_split
-from stx.files.atomic import save_array
+from stx.files.atomic import load_array, save_array
+from stx.files.errors import FileError
 from stx.files.places import cache_dir
 
 CACHE_SHARD_SIZE = 128  # avatars per cache file
@@ -40,8 +41,8 @@ class AvatarCache:
         people = self.avatars(name, whole)
         shards = [people[i : i + CACHE_SHARD_SIZE] for i in range(0, whole, CACHE_SHARD_SIZE)]
         paths = [self.folder / f"{name}-{i:03d}.npy" for i in range(len(shards))]
-        self._fill(name, [(p, s) for p, s in zip(paths, shards, strict=True) if not _readable(p)])
-        pictures = [np.load(p, mmap_mode="r") for p in paths]
+        self._fill(name, [(p, s) for p, s in zip(paths, shards, strict=True) if load_array(p) is None])
+        pictures = [_mapped(p) for p in paths]
         return Dataset(
             read=lambda i: np.asarray(pictures[i // CACHE_SHARD_SIZE][i % CACHE_SHARD_SIZE]),
             names=[f"{name}-{i:05d}" for i in range(size)],
@@ -68,12 +69,12 @@ class AvatarCache:
 
 
 def drawn(name: str, draw: Callable[[], np.ndarray]) -> np.ndarray:
-    """A set of avatar drawings from the cache, made by `draw` when the cache lacks it."""
+    """A set of avatar drawings from the cache, made by `draw` when the cache lacks it or its file is damaged."""
     path = AvatarCache(0).folder / f"{name}.npy"
-    if not path.is_file():
+    if load_array(path) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_array(path, draw())
-    return np.load(path, mmap_mode="r")
+    return _mapped(path)
 
 
 def restyled(people: Sequence[avatars.Avatar], looks: int, seed: int) -> np.ndarray:
@@ -98,8 +99,8 @@ def _draw_shard(shard: list[avatars.Avatar]) -> np.ndarray:
     return np.stack([avatars.draw(a) for a in shard])
 
 
-def _readable(path: Path) -> bool:
-    try:
-        return np.load(path, mmap_mode="r").shape[0] == CACHE_SHARD_SIZE
-    except (OSError, ValueError):
-        return False
+def _mapped(path: Path) -> np.ndarray:
+    array = load_array(path)
+    if array is None:
+        raise FileError(f"{path}: changed while it was read; run again, or set STX_CACHE to another folder")
+    return array

@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from stx.files.atomic import atomic_write
 from stx.files.errors import ImageError
+from stx.files.outputs import claim_files, png_note
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".avif", ".jp2")
+JPEG, TIFF = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")
+SUFFIXES = (".png", *JPEG, ".webp", ".bmp", *TIFF, ".ppm", ".pgm", ".gif", ".avif", ".jp2", ".tga")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")  # whatever the suffix says
 UNREADABLE = (".heic", ".heif")  # pictures that Pillow cannot read: taken up so that they are refused by name
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded
 
@@ -23,31 +27,49 @@ MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded
 def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
     """A picture file, or the bytes of one called `name`, as uint8 RGB `[h, w, 3]`, upright.
 
-    EXIF rotation is applied, transparency is laid on white, grey is repeated to three channels, 16 bits become 8.
-    Raises `ImageError` for a missing, truncated, oversized or non-image file.
+    EXIF rotation is applied, colours are brought to sRGB, transparency is laid on white, grey is repeated to three
+    channels, 16 bits become 8. Raises `ImageError` for a missing, truncated, oversized or non-image file.
     """
     name = name or str(path)
+    formats = [*FORMATS, "TGA"] if name.lower().endswith(".tga") else FORMATS  # TGA has no magic number
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{name}: {image.width} x {image.height} pixels is too large; shrink it first")
             image.load()
-            return to_rgb(image)
+            return _rgb(image, name)
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture that Pillow can read; convert it to PNG or JPEG") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: damaged or incomplete picture ({error}); fetch or export it again") from None
+    except Exception as error:  # decoders raise every kind: struct.error, NotImplementedError, MemoryError, ...
+        raise ImageError(f"{name}: {_damage(error)}") from None
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """An opened picture of any mode as uint8 RGB `[h, w, 3]`, upright (see `read_image`)."""
-    image = ImageOps.exif_transpose(image)
+def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """An opened picture of any mode as uint8 RGB `[h, w, 3]`, upright (see `read_image`). Raises `ImageError`."""
+    name = getattr(image, "filename", "") or "picture"
+    try:
+        return _rgb(image, name)
+    except ImageError:
+        raise
+    except Exception as error:  # an opened file may be decoded only here
+        raise ImageError(f"{name}: {_damage(error)}") from None
+
+
+def _damage(error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"damaged or incomplete picture ({reason}); fetch or export it again"
+
+
+def _rgb(image: Image.Image, name: str) -> np.ndarray:
+    image = _to_srgb(ImageOps.exif_transpose(image))
     if image.mode.startswith(("I", "F")):
         wide = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(wide).all():
+            raise ImageError(f"{name}: has values that are not finite (NaN or infinite); export it again")
         levels = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535) if image.mode == "F" else (255, 65535)
         white = next((level for level in levels if wide.max() <= level), levels[-1])
         image = Image.fromarray(np.clip(wide / white * 255 + 0.5, 0, 255).astype(np.uint8))
@@ -55,6 +77,22 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """A picture with a colour profile in sRGB; as it is without one, or where it is broken or does not fit."""
+    if not (code := image.info.get("icc_profile")):
+        return image
+    try:
+        profile = ImageCms.getOpenProfile(io.BytesIO(code))
+        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return image
+        if image.mode in ("P", "LA", "PA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except Exception:  # lcms and the parser of profiles raise many kinds; the pixels are fine
+        return image
 
 
 def resize(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -75,10 +113,20 @@ def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch
     return np.moveaxis(levels.byte().cpu().numpy(), -3, -1)
 
 
-def save_image(image: UInt8[np.ndarray, "h w 3"], path: str | Path) -> None:
-    """Writes a picture in the format of the path's suffix; the folder is made when it is missing."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
+def save_image(image: UInt8[np.ndarray, "h w 3"], path: str | Path, *, source: str = "") -> None:
+    """Writes a picture, whole or not at all, in the format of the path's suffix; its folder is made when missing.
+
+    source: the file that it shows, kept in a PNG. Raises `FileError` for a file that stx did not make, `ImageError`
+    for an unknown suffix.
+    """
+    path = Path(path)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise ImageError(f"{path}: no format of pictures has the suffix {path.suffix!r}; use .png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    claim_files([path])
+    with atomic_write(path) as part:
+        Image.fromarray(image).save(part, format=kind, **({"pnginfo": png_note(source)} if kind == "PNG" else {}))
 
 
 def list_images(folder: str | Path) -> list[Path]:

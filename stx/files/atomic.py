@@ -1,7 +1,12 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and arrays that carry their checksum."""
 
 import contextlib
+import functools
+import hashlib
 import os
+import re
+import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +14,9 @@ import numpy as np
 from safetensors import SafetensorError
 
 from stx.files.errors import FileError
+
+HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # process numbers mean nothing on another machine
+PART = re.compile(r"\..*-([0-9a-f]{8})-(\d+)\.part")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -19,18 +27,86 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name to write to, renamed to `path` at the end: a kill or a full disk leaves the old file as it was."""
-    part = path.with_name(f".{path.name}-{os.getpid()}.part")
+    """A name to write to, renamed to `path` at the end: a kill or a full disk leaves the old file as it was.
+
+    The content is on the disk before the old file goes, so that a power failure leaves no empty file. What killed runs
+    of this machine left in the folder is swept. Raises `FileError` when the file system refuses.
+    """
+    sweep_parts(path.parent)
+    short = f"{path.name[:40]}-{zlib.crc32(os.fsencode(path.name)):08x}"  # a long name leaves no room for more
+    part = path.with_name(f".{short}-{HOST}-{os.getpid()}.part")
     try:
         yield part
+        _flush(part)
         os.replace(part, path)
+        with contextlib.suppress(OSError):  # not every file system flushes folders
+            _flush(path.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise FileError(f"{path}: cannot be written ({error}); the former file is kept, free some space") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@functools.cache
+def sweep_parts(folder: Path) -> None:
+    """Deletes, once per process, what killed processes of this machine left half-written in a folder."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            found = PART.fullmatch(entry.name)
+            if found and found[1] == HOST and not _alive(int(found[2])):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes an .npy file that is either whole or absent. Raises `TrainingError` when the disk refuses."""
-    with atomic_write(path) as part, open(part, "wb") as file:
-        np.save(file, array)
+    """Writes an .npy file that is either whole or absent, its SHA-256 behind the array. Raises `FileError`."""
+    with atomic_write(path) as part:
+        with open(part, "wb") as file:
+            np.save(file, array)
+        with open(part, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        with open(part, "ab") as file:
+            file.write(digest)
+
+
+def load_array(path: Path) -> np.ndarray | None:
+    """The array of `save_array`, mapped into memory; None for a file that is missing, damaged, altered or of others.
+
+    The whole file is read once per process for its checksum: about a second per gigabyte.
+    """
+    try:
+        state = path.stat()
+        if not _unaltered(path, state.st_size, state.st_mtime_ns):
+            return None
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+@functools.cache
+def _unaltered(path: Path, size: int, changed: int) -> bool:
+    """Of a file of that size and time of change: whether its last 32 bytes are the SHA-256 of the rest."""
+    digest, left = hashlib.sha256(), size - 32
+    with open(path, "rb") as file:
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+        return left == 0 and file.read() == digest.digest()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

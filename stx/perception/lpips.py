@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stx.domains.datasets import Domain
 from stx.domains.splits import Dataset
-from stx.files.atomic import save_array
+from stx.files.atomic import load_array, save_array
 from stx.files.errors import WeightsError
 from stx.files.pickles import as_array, read_pickle
 from stx.files.places import cache_dir
@@ -99,10 +99,9 @@ def real_features(net: nn.Module, image: Float[Tensor, "b 3 h w"]) -> Float[np.n
     told = f"{torch.__version__} {image.device.type} {tuple(image.shape)}".encode()
     key = hashlib.sha256(told + image.cpu().numpy().tobytes()).hexdigest()[:24]
     path = cache_dir() / "vgg16" / f"{key}.npy"
-    try:
-        return np.load(path)
-    except (OSError, ValueError):  # not there, or cut off
-        found = vgg16_features(net, image).cpu().numpy()
+    if (kept := load_array(path)) is not None:
+        return np.array(kept)
+    found = vgg16_features(net, image).cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_array(path, found)
     return found

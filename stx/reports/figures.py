@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from stx.files.atomic import atomic_write, write_text
+from stx.files.outputs import claim_files, made_by_stx
 from stx.files.places import ROOT
 
 PACKAGES = ("torch", "numpy", "lpips", "dicebear-styles", "resvg-py")
@@ -73,6 +74,7 @@ def save_figure(figure: Figure, name: str, folder: str | Path, record: dict) -> 
     """Writes `name.png`, `name.pdf` and `name.json` (the record of `provenance`); `name` starts with its notebook."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    claim_files(folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "json"))
     commit = f"stx {record['commit'][:12]}"
     with atomic_write(folder / f"{name}.png") as part:
         figure.savefig(part, format="png", metadata={"Software": commit})
@@ -93,13 +95,14 @@ def save_table(
     """Writes `name.csv` (full precision), `name.md` (rounded, or `shown`, with `note` below) and `name.json`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    claim_files(folder / f"{name}.{suffix}" for suffix in ("md", "csv", "json"))
     packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
     where = record["machine"] if record["device"] == "cpu" else f"{record['device']}, {record['machine']}"
     made = f"Made {record['made']} by stx {record['commit'][:12]} on {where} ({packages})."
     rounded, words = {"floatfmt": ".4g"}, {"disable_numparse": True}
     body = table.to_markdown(index=False, **rounded) if shown is None else shown.to_markdown(index=False, **words)
     write_text(folder / f"{name}.md", "\n\n".join(part for part in (body, note, made) if part) + "\n")
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))  # after its .md, which says that it is of stx
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
 
 
@@ -113,6 +116,7 @@ def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[
     if len(folders) < 2:
         raise ValueError(f"{len(folders)} folders: a sweep needs two or more")
     shared = set.intersection(*({p.name for p in Path(f).glob("*.csv")} for f in folders))
+    shared = {name for name in shared if not name.startswith("sweep_")}  # results of a sweep are not its inputs
     written = []
     for name in sorted(shared):
         tables = [pd.read_csv(Path(f) / name) for f in folders]
@@ -144,9 +148,12 @@ def write_index(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
+    claim_files([folder / "index.md"])
     entries: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text()) if made_by_stx(path) else {}
+        if "parameters" not in record:
+            continue  # of somebody else, or of something else
         given = record["parameters"]
         source = given.get("notebook") or given.get("command", "")
         told = ", ".join(f"{k} {v}" for k, v in given.items() if k not in ("notebook", "command"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import papermill
 
 from stx.files.errors import NotebookError
+from stx.files.outputs import claim_files
 from stx.files.places import ROOT
 
 TIMEOUT = 3 * 3600  # seconds for a cell; papermill's own default is forever
@@ -52,9 +53,11 @@ def parse(text: str):
 def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIMEOUT, log_output: bool = True) -> None:
     """Executes a notebook with parameters; the executed copy is `output`. Folders are seen from where the caller is.
 
-    Raises `NotebookError` before anything runs, or with the error of the cell that failed.
+    Raises `NotebookError` before anything runs, or with the error of the cell that failed; `FileError` for an `output`
+    that stx did not make, such as the notebook itself.
     """
     check(path, given)
+    claim_files([Path(output)], [path])
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(

@@ -200,7 +200,9 @@ class Generator(nn.Module):
     def mean_w(self, samples: int = 10_000, seed: int = 0) -> Float[Tensor, "w_dim"]:
         """The average w, by sampling. The same for the same seed."""
         like = self.style[1].weight
-        z = torch.randn(samples, self.w_dim, generator=torch.Generator().manual_seed(seed))
+        z = torch.randn(
+            samples, self.w_dim, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32, device="cpu"
+        )
         return self.mapping(z.to(like)).mean(0)
 
     def w_avg(self) -> Float[Tensor, "w_dim"]:

@@ -10,6 +10,7 @@ import math
 import signal
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from stx import runtime
 from stx.files.atomic import atomic_write, write_text
 from stx.files.errors import TrainingError
+from stx.files.outputs import claim_files
 
 
 @runtime_checkable
@@ -82,6 +84,7 @@ def train(
     done, window, rows = _resume(task, folder, config)
     main = runtime.is_main()
     if main:
+        claim_files(folder / name for name in ("config.json", "log.csv", "state.pt"))
         write_text(folder / "config.json", json.dumps(config, indent=2))
     bar = tqdm(
         total=steps, initial=done, desc=folder.name, unit="step", file=sys.stdout, mininterval=2, disable=not main
@@ -114,11 +117,21 @@ def train(
 
 
 def load_state(path: Path) -> dict:
-    """A training checkpoint, read without executing anything. Raises `TrainingError` when it is damaged."""
+    """A training checkpoint, its checksums verified, read without executing anything.
+
+    Raises `TrainingError` when it is damaged, or not one of `train`.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch.save stores a CRC-32 of every tensor, torch.load ignores it
+            if broken := archive.testzip():
+                raise ValueError(f"the checksum of {broken} is another one")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"step", "config", "window", "task", "rows"} - set(state)
+        if missing:
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+        return state
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise TrainingError(f"{path}: not a readable checkpoint ({reason}); delete it to start anew") from None
 
 
@@ -162,8 +175,12 @@ def _resume(task: Task, folder: Path, config: dict) -> tuple[int, dict, list[dic
     if other:
         told = ", ".join(f"{k}: {state['config'].get(k)} there, {config.get(k)} now" for k in sorted(other))
         raise TrainingError(f"{path} belongs to a run with other settings ({told}); use another folder or delete it")
-    task.load_state_dict(state["task"])
-    return state["step"], {k: tuple(v) for k, v in state["window"].items()}, state["rows"]
+    try:
+        task.load_state_dict(state["task"])
+        return int(state["step"]), {k: tuple(v) for k, v in state["window"].items()}, list(state["rows"])
+    except Exception as error:  # whatever is missing or of another shape
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TrainingError(f"{path}: does not fit this training ({reason}); delete it to start anew") from None
 
 
 def _check_finite(values: dict[str, float], step: int, task: Task, folder: Path) -> None:

@@ -1,0 +1,209 @@
+"""Where outputs go: nothing is replaced that stx did not make, and two commands do not write into one folder at once.
+
+What stx makes is told by the files themselves: PNG and PDF name it as their software, JSON records have its keys, and
+the others lie beside such a record.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import filelock
+import safetensors
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from stx.files.errors import FileError
+
+LOCK = ".stx.lock"
+MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
+RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folder of codes, a training run
+    {"commit", "made", "parameters"},
+    {"network", "args"},
+    {"encoder", "generator", "codes"},
+    {"seed"},
+)
+
+
+def claim_output(folder: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Raises `FileError` for an output folder that is, or lies in, one of the input folders.
+
+    Outputs there would replace inputs, or be read as inputs the next time. Of `inputs`, what is no folder is passed
+    over.
+    """
+    out = Path(folder).resolve()
+    for given in inputs:
+        if is_folder(given) and (out == (path := Path(given).resolve()) or path in out.parents):
+            raise FileError(
+                f"{folder}: lies in the input folder {given}, where outputs would count as inputs next time; "
+                "choose a folder outside it"
+            )
+
+
+def claim_files(files: Iterable[Path], inputs: Iterable[str | Path] = ()) -> None:
+    """Raises `FileError` where writing `files` would replace an input or something that stx did not make."""
+    given = {os.path.realpath(path) for path in inputs}
+    for file in files:
+        if given and os.path.realpath(file) in given:
+            raise FileError(f"{file}: is an input and would be replaced; choose another folder for the output")
+        if os.path.lexists(file) and not made_by_stx(file):
+            raise FileError(f"{file}: was not made by stx and would be replaced; move it away or choose another output")
+
+
+def claim_networks(folders: Iterable[Path]) -> None:
+    """Raises `FileError` where saving networks into these folders would replace something that stx did not make."""
+    claim_files(folder / name for folder in folders for name in ("model.safetensors", "config.json", "log.csv"))
+
+
+def made_by_stx(file: str | Path) -> bool:
+    """Whether a file that exists was written by stx, by its content or by the record beside it."""
+    file = Path(file)
+    try:
+        if not file.is_file():
+            return False
+        return _READERS.get(file.suffix.lower(), _beside_config)(file)
+    except Exception:  # a file of anybody, in any state
+        return False
+
+
+def png_note(source: str = "") -> PngInfo:
+    """What marks a PNG as written by stx, with the file that it shows."""
+    note = PngInfo()
+    note.add_text("Software", "stx")
+    if source:
+        note.add_text("Source", json.dumps(source))  # ASCII, whatever the name
+    return note
+
+
+def png_source(file: Path) -> str | None:
+    """The source of a PNG of stx, "" without one; None for a file that stx did not make."""
+    if not made_by_stx(file):
+        return None
+    with Image.open(file, formats=["PNG"]) as image:
+        return json.loads(image.info.get("Source", '""'))
+
+
+class Names:
+    """Names of outputs, each given out once, also where upper and lower case are the same.
+
+    taken: names that are in use, with their owners (see `reserve`).
+    """
+
+    def __init__(self, taken: Iterable[tuple[str, str]] = ()):
+        self._owners = {name.casefold(): owner for name, owner in taken}
+
+    def reserve(self, wanted: str, owner: str) -> str:
+        """`wanted`, cut where a file system would not take it, or with the first free number: `wanted-2`, ...
+
+        The same owner gets a name of its own again.
+        """
+        name = base = _cut(wanted)
+        number = 1
+        while self._owners.get(name.casefold(), owner) != owner:
+            number += 1
+            name = f"{base}-{number}"
+        self._owners[name.casefold()] = owner
+        return name
+
+
+@contextlib.contextmanager
+def lock_output(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """While inside, no other command writes into the folder, which is made. Waits for one that does, or not at all.
+
+    Raises `FileError` for a folder that cannot be written to, and without `wait` for one that is locked.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if not wait:
+                told = f"{folder}: another stx writes into it; wait until it is done or choose another folder"
+                raise FileError(told) from None
+            print(f"stx: {folder}: another stx writes into it; waiting", file=sys.stderr)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{folder}: cannot be written to ({error}); choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_folder(path: str | Path) -> bool:
+    """`Path.is_dir`, which some names raise at."""
+    try:
+        return Path(path).is_dir()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _cut(name: str) -> str:
+    code = os.fsencode(name)
+    if len(code) <= MAX_NAME:
+        return name
+    return f"{code[: MAX_NAME - 9].decode(errors='ignore')}-{zlib.crc32(code):08x}"
+
+
+def _is_record(file: Path) -> bool:
+    content = json.loads(file.read_text())
+    return isinstance(content, dict) and any(keys <= content.keys() for keys in RECORDS)
+
+
+def _beside_config(file: Path) -> bool:
+    return _is_record(file.with_name("config.json"))
+
+
+def _beside_record(file: Path) -> bool:
+    own = [file.with_suffix(".json")] + ([file.with_name("config.json")] if file.name == "log.csv" else [])
+    return any(path.is_file() and _is_record(path) for path in own) or _is_table(file.with_suffix(".md"))
+
+
+def _is_table(file: Path) -> bool:
+    text = file.read_text() if file.is_file() else ""
+    return (
+        text.startswith("# Figures and tables\n") or "\n\nMade " in text and " by stx " in text.rsplit("\n\nMade ")[-1]
+    )
+
+
+def _is_png(file: Path) -> bool:
+    with Image.open(file, formats=["PNG"]) as image:
+        return str(image.info.get("Software", "")).split(" ")[0] == "stx"
+
+
+def _is_shard(file: Path) -> bool:
+    if file.name == "model.safetensors":
+        return _beside_config(file)
+    with safetensors.safe_open(file, "pt") as shard:
+        return {"settings", "rows"} <= (shard.metadata() or {}).keys()
+
+
+def _is_executed(file: Path) -> bool:
+    return bool(json.loads(file.read_text())["metadata"]["papermill"]["input_path"])
+
+
+def _is_export(file: Path) -> bool:
+    if file.name == "state.pt":  # of a training run
+        return _beside_config(file)
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)["made_by"] == "stx"
+
+
+_READERS = {
+    ".pt": _is_export,
+    ".pth": _is_export,
+    ".png": _is_png,
+    ".pdf": lambda file: b"/Creator (stx " in file.read_bytes(),
+    ".json": _is_record,
+    ".csv": _beside_record,
+    ".md": _is_table,
+    ".ipynb": _is_executed,
+    ".safetensors": _is_shard,
+}
