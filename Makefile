@@ -12,23 +12,25 @@ DOMAIN ?= avatars
 CORES ?= 2
 SEEDS ?= 3
 BIN = $(VENV)/bin
-NAME = $(shell basename "$(DOMAIN)")
-FIGURES = $(if $(filter avatars,$(NAME)),figures,runs/$(NAME)/figures)
+# A folder's name reaches the shell as a variable: neither make nor the shell reads commands in it
+unexport DOMAIN
+export STX_DOMAIN := $(value DOMAIN)
 
 .PHONY: reproduce train sweep explore recording test test-all lint clean
 
 reproduce: $(VENV)/installed
-	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$(DOMAIN)"
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$$STX_DOMAIN"
 
 train: $(VENV)/installed
-	$(BIN)/snakemake -s train.smk --cores $(CORES) --rerun-incomplete --nolock --config domain="$(DOMAIN)"
+	$(BIN)/snakemake -s train.smk --cores $(CORES) --rerun-incomplete --nolock --config domain="$$STX_DOMAIN"
 
 sweep: $(VENV)/installed
-	for seed in $$(seq 0 $$(($(SEEDS) - 1))); do \
-		$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$(DOMAIN)" seed=$$seed \
-			out="runs/sweep/$(NAME)/$$seed/figures" runs="runs/sweep/$(NAME)/$$seed" || exit 1; \
-	done
-	$(BIN)/stx sweep "runs/sweep/$(NAME)"/*/figures --out "$(FIGURES)"
+	name=$$(basename "$$STX_DOMAIN"); for seed in $$(seq 0 $$(($(SEEDS) - 1))); do \
+		$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$$STX_DOMAIN" seed=$$seed \
+			out="runs/sweep/$$name/$$seed/figures" runs="runs/sweep/$$name/$$seed" || exit 1; \
+	done; \
+	if [ "$$name" = avatars ]; then out=figures; else out="runs/$$name/figures"; fi; \
+	$(BIN)/stx sweep "runs/sweep/$$name"/*/figures --out "$$out"
 
 explore: $(VENV)/installed
 	$(BIN)/voila notebooks/09_explorer.ipynb --template=lab

@@ -276,8 +276,8 @@ def _bench(sizes: tuple[int, ...], processes: tuple[int, ...], threads: int | No
         name, table = "bench", bench.compare(list(sizes), threads=threads)
         record = provenance(command="stx bench", sizes=list(sizes), threads=threads)
         note = (
-            f"Random weights, one picture, float32, no gradients, CPU, {threads} threads; median of {bench.REPEATS} calls "
-            f"after one; load of the machine before: {load:.1f}. Memory is the peak of the process, weights included; "
+            f"Random weights, one picture, float32, no gradients, CPU, {threads} threads; median of {bench.REPEATS} "
+            f"calls after one; load of the machine before: {load:.1f}. Memory is the peak of the process, weights included; "
             "the encoder is the same in both forms, so `invert` understates the difference."
         )
     save_table(table, name, out, record, note=note)

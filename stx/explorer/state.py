@@ -22,6 +22,7 @@ from stx import label_editing, pipeline, recipes
 from stx.domains import images
 from stx.evaluation import editing, quality
 from stx.files.errors import ExplorerError
+from stx.files.places import safe_name
 from stx.pipeline import Pipeline
 from stx.reference_editing import ReferenceEditor
 
@@ -30,6 +31,22 @@ TEST_PICTURES = 1024  # test pictures to choose from
 EDITOR_CODES = 512  # pictures whose codes train a reference editor
 SHOWN = 256  # pixels of a picture on the page, at least
 AT_ONCE = ("first order", "second order")  # methods that need no fitting
+MAX_STRENGTH = 1000.0  # in a recipe; sliders end long before
+MAX_PSI = 1.5
+KINDS = {  # of what a recipe holds
+    "domain": (str,),
+    "source": (str,),
+    "number": (int,),
+    "name": (str,),
+    "method": (str,),
+    "strengths": (dict,),
+    "tokens": (tuple, type(None)),
+    "psi": (int, float),
+    "mix": (int, type(None)),
+    "mix_tokens": (tuple,),
+    "reference": (int, type(None)),
+    "carried": (str,),
+}
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,17 @@ class State:
         try:
             given = json.loads(text)
             pairs = {name: tuple(given[name]) for name in ("tokens", "mix_tokens") if given.get(name) is not None}
-            return cls(**given | pairs)
-        except (ValueError, TypeError, AttributeError) as error:
+            state = cls(**given | pairs)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ExplorerError(f"not a recipe of the explorer: {error}") from None
+        for name, kinds in KINDS.items():
+            value = getattr(state, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ExplorerError(f"recipe: {name} is {value!r}, expected {' or '.join(k.__name__ for k in kinds)}")
+        numbers = [state.psi, *state.strengths.values()]
+        if not all(isinstance(x, int | float) and abs(x) <= MAX_STRENGTH for x in numbers):
+            raise ExplorerError(f"recipe: psi and strengths are numbers of at most {MAX_STRENGTH:g} in size")
+        return state
 
 
 @dataclass(frozen=True)
@@ -176,13 +201,29 @@ class Explorer:
             attribute,
             codes,
             recipe,
-            Path(folder) / attribute,
+            Path(folder) / safe_name(attribute),
             device=self.pipe.device,
             watch=lambda share: self.watch(0.5 + share / 2),
         )
         self._editors[attribute] = editor.requires_grad_(False)
 
     # ---------------------------------------------------------------------------------------------------- pictures
+
+    def check(self, state: State) -> None:
+        """Raises `ExplorerError` for a recipe of another domain, or with what no control here can be set to."""
+        last = self.pipe.generator.num_ws - 1
+        if state.domain != self.state.domain:
+            raise ExplorerError(f"a recipe of the domain {state.domain!r}; this explorer shows {self.state.domain!r}")
+        if not 0 <= state.psi <= MAX_PSI:
+            raise ExplorerError(f"recipe: truncation psi is {state.psi}, expected 0 to {MAX_PSI}")
+        for name in ("tokens", "mix_tokens"):
+            pair = getattr(state, name)
+            if pair is not None and not (
+                len(pair) == 2 and all(isinstance(i, int) for i in pair) and 0 <= pair[0] <= pair[1] <= last
+            ):
+                raise ExplorerError(f"recipe: {name} are {list(pair)}, expected a first and a last one of 0 to {last}")
+        for name in [*state.strengths, *([state.carried] if state.carried else [])]:
+            label_editing.position(name, self.attributes)
 
     @torch.no_grad()
     def view(self, state: State | None = None) -> View:
@@ -282,7 +323,7 @@ class Explorer:
         lines = ["from stx.explorer.state import Explorer, State", "", f"explorer = Explorer({self.state.domain!r})"]
         if self.state.source == "upload":
             lines.append(f"explorer.upload({self.state.name!r}, open({self.state.name!r}, 'rb').read())")
-        lines += [f"state = State.from_json('''{self.state.to_json()}''')", "explorer.prepare(state.method)"]
+        lines += [f"state = {self.state!r}", "explorer.prepare(state.method)"]  # repr: text stays inside of literals
         if self.state.reference is not None:
             lines.append(f"explorer.prepare_editor({self.state.carried!r}, 'runs/explorer')")
         return "\n".join([*lines, "view = explorer.view(state)  # view.edit: uint8 [h, w, 3]", ""])

@@ -11,7 +11,9 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from stx.explorer.state import Explorer, State, View, bars_html, picture_html, png
-from stx.files.errors import EditError, ExplorerError, ImageError, TrainingError
+from stx.files.atomic import atomic_write, write_text
+from stx.files.errors import StxError
+from stx.files.places import safe_name
 
 THUMBNAILS = 12
 REACH = {  # the largest strength on a slider; the methods' units differ
@@ -29,7 +31,7 @@ REACH = {  # the largest strength on a slider; the methods' units differ
 SLIDER_STEPS = 24  # of a slider, on each side
 WIDE = {"description_width": "150px"}
 LONG, AS_WIDE = {"width": "420px"}, {"width": "auto"}
-TOLD = (ExplorerError, EditError, ImageError, TrainingError, ValueError)  # errors that are the user's to read
+TOLD = (StxError, ValueError, OSError)  # errors that are the user's to read
 
 
 class CancelledError(Exception):
@@ -243,11 +245,12 @@ class ExplorerApp:
 
     def _save(self) -> None:
         state = self.explorer.state
-        stem = f"{self._source_name(state).replace(' ', '_')}_{zlib.crc32(state.to_json().encode()):08x}"
+        stem = f"{safe_name(self._source_name(state))}_{zlib.crc32(state.to_json().encode()):08x}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / f"{stem}.png").write_bytes(png(self.explorer.view().edit))
-            (self.folder / f"{stem}.json").write_text(state.to_json())
+            with atomic_write(self.folder / f"{stem}.png") as part:
+                part.write_bytes(png(self.explorer.view().edit))
+            write_text(self.folder / f"{stem}.json", state.to_json())
         except OSError as error:
             self._say(f"cannot be saved: {error}")
         else:
@@ -256,6 +259,7 @@ class ExplorerApp:
     def _use_recipe(self) -> None:
         try:
             state = State.from_json(self.recipe.value)
+            self.explorer.check(state)
             self.explorer.prepare(state.method)
             self._show(self.explorer.change(**{k: v for k, v in vars(state).items() if k != "domain"}))
         except TOLD as error:
@@ -280,7 +284,10 @@ class ExplorerApp:
                 text = f"{label}: cancelled"
             except TOLD as error:
                 text = str(error)
-            self.busy.layout.display = "none"
+            except Exception as error:  # a bug: told, so that the page does not seem to go on working
+                text = f"{label}: failed, {type(error).__name__}: {error}"
+            finally:
+                self.busy.layout.display = "none"
             if text:
                 self._put_controls(self.explorer.state)
                 self._say(text)

@@ -1,5 +1,6 @@
 """Figures and tables: one style, one way to save, and a record of where each comes from beside it."""
 
+import html
 import importlib.metadata
 import itertools
 import json
@@ -20,7 +21,7 @@ from PIL import Image
 
 from stx.files.atomic import atomic_write, write_text
 from stx.files.outputs import claim_files, made_by_stx
-from stx.files.places import ROOT
+from stx.files.places import ROOT, safe_name
 
 PACKAGES = ("torch", "numpy", "lpips", "dicebear-styles", "resvg-py")
 RC = {
@@ -34,6 +35,7 @@ RC = {
     "pdf.fonttype": 42,  # text stays text
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.03,
+    "text.parse_math": False,  # names come from files: a dollar sign is one
 }
 
 
@@ -72,9 +74,10 @@ def provenance(*, device: str = "cpu", **parameters) -> dict:
 
 def save_figure(figure: Figure, name: str, folder: str | Path, record: dict) -> None:
     """Writes `name.png`, `name.pdf` and `name.json` (the record of `provenance`); `name` starts with its notebook."""
-    folder = Path(folder)
+    folder, name = Path(folder), safe_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     claim_files(folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "json"))
+    _exponents_on_log_axes(figure)
     commit = f"stx {record['commit'][:12]}"
     with atomic_write(folder / f"{name}.png") as part:
         figure.savefig(part, format="png", metadata={"Software": commit})
@@ -93,14 +96,15 @@ def save_table(
     shown: pd.DataFrame | None = None,
 ) -> None:
     """Writes `name.csv` (full precision), `name.md` (rounded, or `shown`, with `note` below) and `name.json`."""
-    folder = Path(folder)
+    folder, name = Path(folder), safe_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     claim_files(folder / f"{name}.{suffix}" for suffix in ("md", "csv", "json"))
     packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
     where = record["machine"] if record["device"] == "cpu" else f"{record['device']}, {record['machine']}"
     made = f"Made {record['made']} by stx {record['commit'][:12]} on {where} ({packages})."
     rounded, words = {"floatfmt": ".4g"}, {"disable_numparse": True}
-    body = table.to_markdown(index=False, **rounded) if shown is None else shown.to_markdown(index=False, **words)
+    plain = (table if shown is None else shown).map(_cell).rename(columns=_cell)
+    body = plain.to_markdown(index=False, **(rounded if shown is None else words))
     write_text(folder / f"{name}.md", "\n\n".join(part for part in (body, note, made) if part) + "\n")
     write_text(folder / f"{name}.csv", table.to_csv(index=False))  # after its .md, which says that it is of stx
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
@@ -203,6 +207,24 @@ def show_grid(
     ax.set_yticks([i * down + h / 2 for i in range(len(row_names))], row_names, fontsize=8)
     ax.tick_params(length=0, pad=2)
     return figure
+
+
+def _cell(value):
+    """Text in a Markdown table stays text: no column, row or element of HTML begins in it."""
+    if not isinstance(value, str):
+        return value
+    return html.escape(" ".join(value.split()), quote=False).replace("|", "\\|")
+
+
+def _exponents_on_log_axes(figure: Figure) -> None:
+    """Their ticks alone are mathematical text (see RC)."""
+    figure.draw_without_rendering()  # makes the ticks
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            if axis.get_scale() == "log":
+                for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                    tick.label1.set_parse_math(True)
+                    tick.label2.set_parse_math(True)
 
 
 def _git(root: Path, *words: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import papermill
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from stx.files.errors import NotebookError
 from stx.files.outputs import claim_files
@@ -72,6 +74,14 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
     except papermill.PapermillExecutionError as error:
         told = f"{path}, cell {error.exec_count}: {error.ename}: {error.evalue}; its traceback is in {output}"
         raise NotebookError(told) from error
+    except (DeadKernelError, CellTimeoutError, NoSuchKernel, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "ernel" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        remedy = (
+            "a killed kernel is mostly out of memory: smaller counts need less; `pip install ipykernel` if none starts"
+        )
+        raise NotebookError(f"{path}: its kernel died or could not start ({reason}); {remedy}") from error
 
 
 def at_root() -> None:

@@ -1,0 +1,42 @@
+"""Kernels that die or do not start: one line, no traceback."""
+
+import nbformat
+import pytest
+
+from stx import cli
+
+DEATHS = {
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "ended": "import os; os._exit(3)",
+    "too slow": "import time; time.sleep(60)",
+}
+
+
+def book(path, code: str, kernel: str = "python3"):
+    made = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": kernel, "display_name": "p", "language": "python"}}
+    )
+    parameters = nbformat.v4.new_code_cell("count: int = 1  # of nothing", metadata={"tags": ["parameters"]})
+    made.cells = [parameters, nbformat.v4.new_code_cell(code)]
+    nbformat.write(made, path)
+    return path
+
+
+@pytest.mark.parametrize("code", DEATHS.values(), ids=DEATHS)
+def test_a_dying_kernel_is_told_in_one_line(code, tmp_path, capsys):
+    path = book(tmp_path / "a.ipynb", code)
+    assert cli.main(["run", str(path), "--out", str(tmp_path / "b.ipynb"), "--timeout", "5"]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stx: ")]
+    assert len(told) == 1
+    assert "a.ipynb" in told[0]
+
+
+def test_a_kernel_that_is_not_python(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    spec = tmp_path / "share" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        '{"argv": ["/bin/false", "{connection_file}"], "display_name": "p", "language": "python"}'
+    )
+    assert cli.main(["run", str(book(tmp_path / "a.ipynb", "1")), "--out", str(tmp_path / "b.ipynb")]) == 2
+    assert "kernel died or could not start" in capsys.readouterr().err

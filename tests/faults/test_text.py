@@ -1,0 +1,164 @@
+"""Text from files stays text: in code, paths, markup, mathematical text and the shell."""
+
+import ast
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from PIL import Image
+
+from stx.explorer.state import Explorer, State, bars_html, picture_html
+from stx.files.errors import ExplorerError
+from stx.files.places import safe_name
+from stx.reports import figures
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = {
+    "end of a literal": "'''+str(reached.append(1))+'''",
+    "double quotes": '"""+str(reached.append(1))+"""',
+    "backslash": "\\'+str(reached.append(1))+'",
+    "line break": "a\nreached.append(1)\n",
+    "markup": "<img src=x onerror=alert(1)>",
+    "closing tag": "</script></style><b>",
+    "mathematical text": r"$\nosuchcommand{$",
+    "one dollar": "US$",
+    "column": "a|b",
+    "parent folder": "../../etc/passwd",
+    "absolute path": "/etc/passwd",
+    "null": "a\0b",
+    "too long": "x" * 400,
+    "dots": "..",
+    "empty": "",
+    "command": "`touch OWNED`$(touch OWNED)",
+}
+RECORD = {"parameters": {"notebook": "00"}, "commit": "0" * 40, "packages": {}, "machine": "m", "device": "cpu"}
+RECORD["made"] = "now"
+hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+
+
+class Bare(Explorer):
+    """An explorer without networks."""
+
+    def __init__(self, state):
+        self.state = state
+
+
+@hostile
+@pytest.mark.parametrize("place", ["name", "carried", "domain", "method", "attribute"])
+def test_no_statement_of_a_recipe_runs_in_the_code_box(text, place):
+    given = {"strengths": {text: 1.0}} if place == "attribute" else {place: text}
+    state = State.from_json(State(source="upload", reference=1, **given).to_json())
+    code = Bare(state).code()
+    reached: list = []
+    names = {"State": State, "reached": reached}
+    line = next(line for line in code.splitlines() if line.startswith("state ="))
+    exec(line, names)
+    assert names["state"] == state
+    assert not reached
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)}
+    known = {"Explorer", "explorer.upload", "open", "State", "explorer.prepare", "explorer.prepare_editor"}
+    assert calls <= known | {"explorer.view", f"open({state.name!r}, 'rb').read"}
+
+
+@hostile
+def test_text_is_one_part_of_a_path(text, tmp_path):
+    name = safe_name(text)
+    assert Path(name).name == name
+    assert not name.startswith(".")
+    (tmp_path / f"{name}.png").write_bytes(b"x")
+    assert [p.parent for p in tmp_path.rglob("*.png")] == [tmp_path]
+
+
+def test_two_texts_are_two_names():
+    names = {safe_name(text) for text in (*HOSTILE.values(), "a b", "a_b", "a/b", "x" * 401, "Smiling")}
+    assert len(names) == len(HOSTILE) + 5
+    assert safe_name("Mouth_Slightly_Open") == "Mouth_Slightly_Open"
+
+
+@hostile
+def test_text_in_a_figure_and_a_table(text, tmp_path):
+    figures.use_style()
+    figure, ax = plt.subplots()
+    ax.bar([text or "none"], [10.0], label=text)
+    ax.set(xlabel=text, title=text, yscale="log")
+    figures.save_figure(figure, f"00_{text}", tmp_path, RECORD)
+    figures.save_table(pd.DataFrame({text: [text], "n": [1.5]}), f"00_{text}", tmp_path, RECORD)
+    files = list(tmp_path.rglob("*.*"))
+    assert {p.suffix for p in files} == {".png", ".pdf", ".json", ".csv", ".md"}
+    assert {p.parent for p in files} == {tmp_path}
+    rows = next(tmp_path.glob("*.md")).read_text().split("\n\n")[0].splitlines()
+    assert len(rows) == 3
+    assert all(row.replace("\\|", "").count("|") == 3 for row in rows)
+    assert "<img" not in rows[2]
+
+
+def test_axes_of_a_logarithm_keep_their_exponents(tmp_path):
+    figures.use_style()
+    figure, ax = plt.subplots()
+    ax.plot([1, 1000], [1, 1000])
+    ax.set(xscale="log", title="cost in US$")
+    figures.save_figure(figure, "00_log", tmp_path, RECORD)
+    assert all(tick.label1.get_parse_math() for tick in ax.xaxis.get_major_ticks())
+    assert not ax.title.get_parse_math()
+    with Image.open(tmp_path / "00_log.png") as image:
+        assert image.width > 100
+
+
+@hostile
+def test_text_in_markup_is_escaped(text):
+    import numpy as np
+
+    told = picture_html(np.zeros((2, 2, 3), np.uint8), text) + bars_html({text: 0.1}, {text: 0.9})
+    assert "<img src=x" not in told
+    assert "</script>" not in told
+
+
+@pytest.mark.parametrize("target", ["reproduce", "train", "sweep"])
+@pytest.mark.parametrize(
+    "name", ["pics`touch OWNED`", "pics$(touch OWNED)", "pics$(shell touch OWNED)", 'a";touch OWNED;"']
+)
+def test_the_name_of_a_folder_is_no_command(name, target, tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    tools = tmp_path / "v" / "bin"
+    tools.mkdir(parents=True)
+    for tool in ("snakemake", "stx"):
+        (tools / tool).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        (tools / tool).chmod(0o755)
+    (tmp_path / "v" / "installed").touch()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    command = ["make", "-s", target, "VENV=v", "SEEDS=1", f"DOMAIN={name}"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"domain={name}" in done.stdout.splitlines()
+    assert not list(tmp_path.rglob("OWNED"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        '"state"',
+        '{"nothing": 1}',
+        '{"psi": "much"}',
+        '{"psi": NaN}',
+        '{"psi": 1e999}',
+        '{"strengths": {"Smiling": 1e9}}',
+        '{"strengths": {"Smiling": "1"}}',
+        '{"strengths": [1]}',
+        '{"number": 1.5}',
+        '{"number": true}',
+        '{"tokens": 5}',
+        '{"method": ["first order"]}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_recipe_is_told(text):
+    with pytest.raises(ExplorerError, match="recipe"):
+        State.from_json(text)
