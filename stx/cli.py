@@ -249,6 +249,7 @@ def _weights(options: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     found = convert.read(options.file)
+    convert.check_fit(found, options.out)
     for name, net in found.networks.items():
         name = f"{name}-{options.file.stem}" if name == "directions" else name  # a domain has many of them
         notes = {"kind": found.kind, "file": options.file.name, "sha256": sha256(options.file), **found.notes}
