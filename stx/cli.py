@@ -277,7 +277,7 @@ def _bench(sizes: tuple[int, ...], processes: tuple[int, ...], threads: int | No
         record = provenance(command="stx bench", sizes=list(sizes), threads=threads)
         note = (
             f"Random weights, one picture, float32, no gradients, CPU, {threads} threads; median of {bench.REPEATS} "
-            f"calls after one; load of the machine before: {load:.1f}. Memory is the peak of the process, weights included; "
+            f"calls after one; load of the machine before: {load:.1f}. Memory is the peak of the process with weights; "
             "the encoder is the same in both forms, so `invert` understates the difference."
         )
     save_table(table, name, out, record, note=note)
@@ -315,6 +315,7 @@ def _convert(file: Path, to: str, out: Path) -> int:
     from stx.files.outputs import claim_networks
 
     found = convert.read(file)
+    convert.check_fit(found, out)
     claim_networks(out / name for name in found.networks)
     for name, net in found.networks.items():
         name = f"{name}-{file.stem}" if name == "directions" else name  # a domain has many of them

@@ -115,21 +115,33 @@ class SeFa:
 class GANSpace:
     """Principal components of sampled w (Härkönen et al. 2020, 2004.02546).
 
-    components: how many. `mean_ [w_dim]`, `directions_ [components, w_dim]` of unit length, `std_ [components]`.
+    components: how many. incremental: as the public code does, sample batch by sample batch, with its batches of 2,000
+    or three times the components (what does not fill one is dropped, unless it is all); the exact ones otherwise.
+    `mean_ [w_dim]`, `directions_ [components, w_dim]` of unit length, `std_ [components]`.
     """
 
-    def __init__(self, *, components: int = 80):
-        self.components = components
+    def __init__(self, *, components: int = 80, incremental: bool = False):
+        self.components, self.incremental = components, incremental
 
     def fit(self, w: Float[np.ndarray, "n w_dim"]) -> "GANSpace":
         """The components of samples of W. Raises `ValueError` when there are fewer samples than components."""
-        from sklearn.decomposition import PCA
+        from sklearn.decomposition import PCA, IncrementalPCA
 
         if min(w.shape) < self.components:
             raise ValueError(f"{w.shape[0]} samples of {w.shape[1]} numbers do not give {self.components} components")
-        found = PCA(self.components, svd_solver="full").fit(w)
+        if self.incremental:
+            size = min(max(2000, 3 * self.components), len(w))
+            found = IncrementalPCA(self.components)
+            for start in range(0, len(w) - size + 1, size):
+                found.partial_fit(w[start : start + size])
+        else:
+            found = PCA(self.components, svd_solver="full").fit(w)
         self.mean_, self.directions_, self.std_ = found.mean_, found.components_, np.sqrt(found.explained_variance_)
         return self
+
+    def lat_stdev(self, w: Float[np.ndarray, "n w_dim"]) -> Float[np.ndarray, "components"]:
+        """The public code's `lat_stdev`: the deviation of fresh samples (there 5,000) along each component."""
+        return (w @ self.directions_.T).std(0)
 
     def edit(self, ws: Tensor, strength: float, index: int = 0, tokens: slice = slice(None)) -> Tensor:
         """`ws` with component `index` added to a range of tokens, in units of its standard deviation."""

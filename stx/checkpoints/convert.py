@@ -2,10 +2,10 @@
 
 Reads rosinality's and NVIDIA's StyleGAN2 (PyTorch and TensorFlow pickles), the released Style Transformer, its
 reference editor and latent classifier, IR-SE50, MoCo-v2, MobileFace, InterFaceGAN and GANSpace directions. Every key of
-a file is accounted for: one that is missing, unexpected or of another shape is named. Nothing in a file is executed.
+a file is accounted for: one that is missing, unexpected or of another shape is named; what public code makes anew (noise
+maps, low-pass kernels, the average w) may be absent, and the notes say so. Nothing in a file is executed.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from stx.baselines.directions import Directions
 from stx.baselines.psp import PSP
-from stx.checkpoints import nvidia
+from stx.checkpoints import nvidia, weights
 from stx.checkpoints.tensors import (
     State,
     Tensors,
     canonical,
-    check_state,
     empty,
+    fill,
     floats,
     how_many,
     load_into,
@@ -37,6 +37,7 @@ from stx.checkpoints.tensors import (
 )
 from stx.files.errors import WeightsError
 from stx.files.pickles import TORCH_MAGIC, Persistent, TfNetwork, read_pickle, read_torch
+from stx.files.untrusted import NUMPY_MAGIC, Budget, check_shape, one_line, read_array, read_json, what_it_is
 from stx.latent_classifier import CELEBA, LatentClassifier
 from stx.perception.identity import IdentityNet, MobileFace, MoCo
 from stx.perception.irse import IR_SE50
@@ -44,6 +45,11 @@ from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Discriminator, Generator
 from stx.stylegan2.ops import fir_kernel
+
+MAX_DOUBLINGS = 10  # from 4 pixels: 4096
+MAX_WIDTH = 1 << 16  # of codes
+UNIT = 0.02  # how far from 1 the length of a direction may be
+W_PLUS = ("w", "ws", "w_plus", "latent", "latents", "projected_w", "codes")  # names that public code gives to codes
 
 
 @dataclass
@@ -65,8 +71,11 @@ def read(path: str | Path) -> Found:
         raise WeightsError(f"{path}: no such file")
     try:
         found = _by_content(_content(path), str(path))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise WeightsError(f"{path}: not a checkpoint of a known form ({error})") from None
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {one_line(str(error).removeprefix(f'{path}:'))}") from None
+    except Exception as error:  # a file of unknown make meets every kind; the cause stays in the traceback
+        told = one_line(f"{type(error).__name__}: {error}")
+        raise WeightsError(f"{path}: not a checkpoint of a known form ({told})") from error
     for net in found.networks.values():
         net.eval().requires_grad_(False)
     return found
@@ -75,14 +84,13 @@ def read(path: str | Path) -> Found:
 def _content(path: Path) -> Any:
     """What a file holds, by how it begins; names mislead."""
     with open(path, "rb") as file:
-        head = file.read(16)
+        head = file.read(256)
     if path.suffix == ".safetensors":
         raise WeightsError(f"{path}: already safetensors; put it with its config.json into data/<domain>/<network>/")
-    if head.startswith(b"\x93NUMPY"):
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise WeightsError(f"{path}: not a readable array file ({error}); fetch it again") from None
+    if words := what_it_is(head):
+        raise WeightsError(f"{path}: {words}")
+    if head.startswith(NUMPY_MAGIC):
+        return read_array(path)
     if head.lstrip().startswith(b"{"):
         return _tfjs_arrays(path)
     return read_torch(path) if head.startswith(TORCH_MAGIC) else read_pickle(path)
@@ -91,24 +99,25 @@ def _content(path: Path) -> Any:
 def _by_content(content: Any, source: str) -> Found:
     if isinstance(content, torch.Tensor | np.ndarray):
         return _boundary(torch.as_tensor(content), source)
+    _refuse_codes(content, source)
     if isinstance(content, list | tuple) and content and isinstance(content[-1], TfNetwork):
         return _tensorflow(content[-1], source)
     if not isinstance(content, dict):
         raise WeightsError(f"{source}: holds a {type(content).__name__}, not networks")
     if isinstance(content.get("G_ema"), Persistent):
         return _nvidia(content, source)
-    if "g_ema" in content:
+    if {"g_ema", "g", "d"} & content.keys():
         return _rosinality(content, source)
-    if {"mean", "comp", "std"} <= content.keys():
+    if {"mean", "comp", "std"} <= content.keys() or "lat_comp" in content:
         return _ganspace(content, source)
     if "conv1_weight" in content and "dense/kernel" in content:
         return _mobileface(content, source)
     state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{source}: no tensors by name in it (it has: {some(map(str, content))})")
-    if any(key.startswith("module.encoder_q.") for key in state):
+    if any(str(key).startswith("module.encoder_q.") for key in state):
         return _moco(state, source)
-    state = {canonical(key): value.float() if value.is_floating_point() else value for key, value in state.items()}
+    state = floats(state, source)
     if "encoder.z" in state:
         return _style_transformer(state, content, source)
     if "encoder.transformerlayer.linear1.weight" in state:
@@ -121,48 +130,71 @@ def _by_content(content: Any, source: str) -> Found:
         return Found("reference editor", {"reference_editor": _editor(state, source)})
     if "output_layer.3.weight" in state:
         return Found("IR-SE50 identity network", {"identity": _ir_se50(state, source)})
+    if "final_conv.0.weight" in state:
+        return _rosinality({"d": state}, source)
     if "conv1.conv.weight" in state:
-        return Found("StyleGAN2 generator (rosinality)", {"generator": _generator(state, source)})
+        return _rosinality({"g_ema": state}, source)
+    if all(key.startswith("decoder.") for key in state):
+        return _rosinality(content | {"g_ema": parts_of(state, ("decoder",), source)["decoder"]}, source, of_pair=True)
     raise WeightsError(f"{source}: not a checkpoint of a known form (first tensors: {some(state)})")
 
 
 # ------------------------------------------------------------------------------------------------- rosinality's names
 
 
-def _rosinality(content: dict, source: str) -> Found:
-    average = content.get("latent_avg")
-    networks = {"generator": _generator(floats(content["g_ema"]), source, average)}
-    if "d" in content:
-        networks["discriminator"] = _discriminator(floats(content["d"]), source)
+def _rosinality(content: dict, source: str, of_pair: bool = False) -> Found:
+    """A training file, or one of its networks alone. of_pair: the generator of an encoder's file without the encoder."""
     known = {"g", "d", "g_ema", "latent_avg", "g_optim", "d_optim", "args", "ada_aug_p", "iter"}
-    refuse_unknown(content.keys() - known, source)
-    notes = {"latent_avg": "of the file" if average is not None else "by sampling, the file has none"}
-    return Found("StyleGAN2 (rosinality)", networks, notes)
+    refuse_unknown(content.keys() - known - ({"state_dict", "opts"} if of_pair else set()), source)
+    notes: dict[str, Any] = {}
+    networks: dict[str, nn.Module] = {}
+    name = "g_ema" if "g_ema" in content else "g"
+    if name in content:
+        networks["generator"] = _generator(floats(content[name], source), source, content.get("latent_avg"), notes)
+        notes |= {} if name == "g_ema" else {"weights": "of the last step (g), the file has no average of them (g_ema)"}
+    if "d" in content:
+        networks["discriminator"] = _discriminator(floats(content["d"], source), source)
+    kind = "StyleGAN2 (rosinality)" if "generator" in networks else "StyleGAN2 discriminator (rosinality)"
+    return Found(kind, networks, notes)
 
 
-def _generator(state: State, source: str, average: Tensor | None = None) -> Generator:
-    """rosinality's names to a `Generator` of the size that the shapes tell; the average is sampled when absent."""
+def _generator(state: State, source: str, average: Any = None, notes: dict | None = None) -> Generator:
+    """rosinality's names to a `Generator` of the size that the shapes tell; the average is sampled when absent.
+
+    notes: gets what was made anew since the file has none.
+    """
     need(state, ("style.1.weight", "conv1.conv.weight", "input.input"), source)
     count = how_many(state, r"to_rgbs\.(\d+)\.bias")
-    size = 4 * 2**count
+    if count > MAX_DOUBLINGS:
+        raise WeightsError(f"{source}: {count} doublings of 4 pixels, more than any generator has")
+    need(state, [f"convs.{2 * i}.conv.weight" for i in range(count)], source)
     channels = [state["conv1.conv.weight"].shape[1]]
     channels += [state[f"convs.{2 * i}.conv.weight"].shape[1] for i in range(count)]
     z_dim = state["style.1.weight"].shape[1]
-    net = empty(Generator, size=size, z_dim=z_dim, n_mlp=how_many(state, r"style\.(\d+)\.weight"), **_base(channels))
-    expected = net.state_dict()
-    check_state(state | {"latent_avg": expected["latent_avg"]}, expected, source)
+    sizes = {"size": 4 * 2**count, "z_dim": z_dim, "n_mlp": how_many(state, r"style\.(\d+)\.weight")}
+    net = empty(Generator, **sizes, **_base(channels))
+    state = dict(state)
+    made = fill(state, net.state_dict(), 4.0, source)
+    load_into(net, state | {"latent_avg": torch.zeros(min(z_dim, MAX_WIDTH))}, source)
     _check_filters(state, source, gain=4.0)
-    net.load_state_dict(state | {"latent_avg": torch.zeros(z_dim)}, assign=True)
     net.latent_avg.copy_(rows_of(average, 1, z_dim, source)[0] if average is not None else net.mean_w())
+    if notes is not None:
+        notes["latent_avg"] = "of the file" if average is not None else "by sampling, the file has none"
+        notes |= {kind: "made anew, the file has none" for kind in made}
     return net
 
 
 def _discriminator(state: State, source: str) -> Discriminator:
     need(state, ("convs.0.0.weight", "final_conv.0.weight"), source)
     count = how_many(state, r"convs\.(\d+)\.skip\.1\.weight")
+    if count > MAX_DOUBLINGS:
+        raise WeightsError(f"{source}: {count} halvings to 4 pixels, more than any discriminator has")
+    need(state, [f"convs.{i}.conv1.0.weight" for i in range(count, 0, -1)], source)
     channels = [state["final_conv.0.weight"].shape[0]]
     channels += [state[f"convs.{i}.conv1.0.weight"].shape[0] for i in range(count, 0, -1)]
-    net = load_into(empty(Discriminator, size=4 * 2**count, **_base(channels)), state, source)
+    net, state = empty(Discriminator, size=4 * 2**count, **_base(channels)), dict(state)
+    fill(state, net.state_dict(), 1.0, source)
+    load_into(net, state, source)
     _check_filters(state, source, gain=1.0)
     return net
 
@@ -209,7 +241,6 @@ def _style_transformer(state: State, content: dict, source: str) -> Found:
     generator = _generator(parts["decoder"], source)
     style = {k: v for k, v in parts["decoder"].items() if k.startswith("style.")}
     mine = {f"encoder.{k}": v for k, v in parts["encoder"].items()} | style
-    average = content.get("latent_avg")
     widths, units = _backbone(parts["encoder"])
     net = empty(
         StyleTransformer,
@@ -219,15 +250,32 @@ def _style_transformer(state: State, content: dict, source: str) -> Found:
         units=units,
         queries=parts["encoder"]["z"].shape[1],
     )
-    average = generator.latent_avg if average is None else torch.as_tensor(average).float()
-    mine["latent_avg"] = rows_of(average, generator.num_ws, generator.w_dim, source)
+    opts = plain(content.get("opts"))
+    average = _average(content, opts, generator, source)
+    generator.latent_avg.copy_(average.mean(0))
+    mine["latent_avg"] = average * _starts_from_average(opts)
     load_into(net, mine, source)
-    generator.latent_avg.copy_(mine["latent_avg"].mean(0))
     notes = {
-        "opts": plain(content.get("opts")),
+        "opts": opts,
         "mapping": "trained with the encoder: for sampling, truncation and statistics of W take the original generator",
     }
     return Found("Style Transformer (released)", {"style_transformer": net, "generator": generator}, notes)
+
+
+def _average(content: dict, opts: dict, generator: Generator, source: str, in_w: bool = False) -> Tensor:
+    """The average code of an encoder's file, [num_ws, w_dim]; that of the generator where there is none.
+
+    Where the encoder was learnt in W (`learn_in_w`, or in_w), public code repeats one row of it for all tokens.
+    """
+    given = content.get("latent_avg")
+    given = generator.latent_avg if given is None else torch.as_tensor(given).float()
+    rows = given[: 1 if in_w or opts.get("learn_in_w") else generator.num_ws] if given.ndim == 2 else given
+    return rows_of(rows, generator.num_ws, generator.w_dim, source)
+
+
+def _starts_from_average(opts: dict) -> bool:
+    """Whether the average is added to what the encoder gives; it is unless the options say no."""
+    return bool(opts.get("start_from_latent_avg", True))
 
 
 def _psp_family(state: State, content: dict, source: str) -> Found:
@@ -255,10 +303,9 @@ def _psp_family(state: State, content: dict, source: str) -> Found:
     mine = {k if k.startswith(own) else f"backbone.{k}": v for k, v in given.items() if _token(k) < count}
     if head == "W+":  # as many tokens as the generator reads, of the 18 in every file
         mine |= {k: mine[k][: count * w_dim] for k in ("linear.weight", "linear.bias")}
-    average = generator.latent_avg if content.get("latent_avg") is None else torch.as_tensor(content["latent_avg"])
-    average = rows_of(average[:count] if average.ndim == 2 else average, count, w_dim, source)
+    average = _average(content, opts, generator, source, in_w=head == "W")
     generator.latent_avg.copy_(average.mean(0))
-    mine["latent_avg"] = average * (opts.get("start_from_latent_avg") is not False)
+    mine["latent_avg"] = average * _starts_from_average(opts)
     load_into(net, mine, source)
     name = ("restyle_" if net.in_channels == 6 else "") + ("e4e" if progressive else "psp")
     return Found(f"{name} (released)", {name: net, "generator": generator}, {"opts": opts})
@@ -348,20 +395,38 @@ def _moco(state: State, source: str) -> Found:
 def _tfjs_arrays(path: Path) -> dict[str, Tensor]:
     """Weights of a TensorFlow.js graph model: `NAME.json` with the .bin beside it that it names."""
     try:
-        groups, found = json.loads(path.read_text())["weightsManifest"], {}
+        groups, found = read_json(path)["weightsManifest"], {}
+        budget = Budget(path.stat().st_size + sum(file.stat().st_size for file in _bins(groups, path)))
         for group in groups:
-            raw = b"".join((path.parent / Path(name).name).read_bytes() for name in group["paths"])
-            at = 0
+            files, at = _bins([group], path), 0
+            budget.spend(sum(file.stat().st_size for file in files))
+            raw = b"".join(file.read_bytes() for file in files)
             for entry in group["weights"]:
-                kind, count = np.dtype(entry["dtype"]), math.prod(entry["shape"])
-                if kind.kind not in "if" or at + count * kind.itemsize > len(raw):
-                    raise ValueError(f"{entry['name']} lies beyond the end of the .bin file")
-                array = np.frombuffer(raw, kind, count, at).reshape(entry["shape"])
-                found[entry["name"]] = torch.from_numpy(array.copy())
+                name, kind, shape = entry["name"], _TFJS_TYPES[entry["dtype"]], check_shape(entry["shape"])
+                count = math.prod(shape)
+                if name in found or at + count * kind.itemsize > len(raw):
+                    raise ValueError(f"{name} lies beyond the end of the .bin file, or occurs twice")
+                budget.spend(count * kind.itemsize)
+                found[name] = torch.from_numpy(np.frombuffer(raw, kind, count, at).reshape(shape).copy())
                 at += count * kind.itemsize
         return found
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable TensorFlow.js model ({error}); fetch it again") from None
+    except (OSError, KeyError, TypeError, ValueError, WeightsError) as error:
+        told = one_line(error)
+        raise WeightsError(f"{path}: not a readable TensorFlow.js model ({told}); fetch it again") from None
+
+
+def _bins(groups: list, path: Path) -> list[Path]:
+    """The files that a manifest names, each once; they lie beside it whatever folder it gives."""
+    files = [path.parent / Path(name).name for group in groups for name in group["paths"]]
+    for file in set(files):
+        if not file.is_file() or file.resolve().parent != path.parent.resolve():
+            raise ValueError(f"{file.name} is not a file beside it")
+    if len(set(files)) != len(files):
+        raise ValueError("it names a .bin file twice")
+    return files
+
+
+_TFJS_TYPES = {"float32": np.dtype("<f4"), "int32": np.dtype("<i4")}
 
 
 def _mobileface(given: dict[str, Tensor], source: str) -> Found:
@@ -382,29 +447,65 @@ def _mobileface(given: dict[str, Tensor], source: str) -> Found:
     return Found("MobileFace identity network", {"identity": load_into(empty(MobileFace), state, source)})
 
 
-def _boundary(direction: Tensor, source: str) -> Found:
-    """InterFaceGAN's normals: [1, 512], or [1, n * 512] for W+; several may be stacked."""
-    direction = direction.float()
-    if direction.ndim == 3:
-        direction = direction.flatten(1) if direction.shape[1] > 1 else direction[:, 0]
-    direction = direction[None] if direction.ndim == 1 else direction
-    if direction.ndim != 2 or not direction.numel() or not torch.isfinite(direction).all():
-        raise WeightsError(
-            f"{source}: numbers of shape {list(direction.shape)} are not directions ([1, 512] or the like)"
-        )
-    w_dim = 512 if direction.shape[1] % 512 == 0 else direction.shape[1]
-    net = Directions(count=len(direction), tokens=direction.shape[1] // w_dim, w_dim=w_dim)
-    net.directions.copy_(direction.reshape(net.directions.shape))
+def _refuse_codes(content: Any, source: str) -> None:
+    """Raises `WeightsError` for W+ codes under a name: projected_w.npz, the .pt of rosinality's projector and others."""
+    if isinstance(content, list) and content and all(isinstance(part, Tensor | np.ndarray) for part in content):
+        raise WeightsError(f"{source}: a list of {len(content)} tensors {_CODES}")
+    if not isinstance(content, dict):
+        return
+    inner = [part for part in content.values() if isinstance(part, dict)][:1]
+    for names in [content, *inner]:
+        found = [name for name in W_PLUS if isinstance(names.get(name), Tensor | np.ndarray | list)]
+        if found:
+            shape = list(names[found[0]].shape) if not isinstance(names[found[0]], list) else "a list"
+            raise WeightsError(f"{source}: {found[0]!r} ({shape}) {_CODES}")
+
+
+_CODES = "are codes of pictures, neither networks nor a direction; nothing converts them"
+
+
+def _boundary(given: Tensor, source: str) -> Found:
+    """InterFaceGAN's normals, each of unit length: [n, 512], or [n, 18 * 512] and [n, 18, 512] for W+.
+
+    Codes have the same shapes and other lengths. Raises `WeightsError` for them, and for numbers of no such shape.
+    """
+    if given.ndim not in (1, 2, 3) or not given.numel() or given.is_complex() or not torch.isfinite(given).all():
+        raise WeightsError(f"{source}: numbers of shape {list(given.shape)} are not directions ([1, 512] or the like)")
+    flat = given.float() if given.ndim > 1 else given.float()[None]
+    flat = flat.flatten(1)
+    lengths = flat.norm(dim=1)
+    if ((lengths - 1).abs() > UNIT).any():
+        told = f"rows of length {lengths.min():.3g} to {lengths.max():.3g}"
+        remedy = "a direction has length 1: divide by its length if it is one"
+        raise WeightsError(f"{source}: numbers of shape {list(given.shape)} ({told}) {_CODES} ({remedy})")
+    w_dim = given.shape[2] if given.ndim == 3 else 512 if flat.shape[1] % 512 == 0 else flat.shape[1]
+    net = Directions(count=len(flat), tokens=flat.shape[1] // w_dim, w_dim=w_dim)
+    net.directions.copy_(flat.reshape(net.directions.shape))
     return Found("InterFaceGAN direction", {"directions": net})
 
 
 def _ganspace(content: dict, source: str) -> Found:
+    """GANSpace's components: e4e's file (mean, comp, std) or the `.npz` of GANSpace itself, of which W's are read."""
+    if "lat_comp" in content:
+        known = {f"{space}_{name}" for space in ("act", "lat") for name in ("comp", "mean", "stdev")}
+        refuse_unknown(content.keys() - known - {"var_ratio", "random_stdevs"}, source)
+        content = {name: content[f"lat_{of}"] for name, of in (("mean", "mean"), ("comp", "comp"), ("std", "stdev"))}
     refuse_unknown(content.keys() - {"mean", "comp", "std"}, source)
     mean, comp, std = (torch.as_tensor(content[k]).float() for k in ("mean", "comp", "std"))
-    net = Directions(count=len(comp), tokens=1, w_dim=comp.shape[-1])
     shapes = {"mean": mean.numel() == comp.shape[-1], "std": std.numel() == len(comp), "comp": comp.ndim in (2, 3)}
-    if not all(shapes.values()):
+    if not all(shapes.values()) or comp.numel() != len(comp) * comp.shape[-1]:
         raise WeightsError(f"{source}: mean {list(mean.shape)}, comp {list(comp.shape)}, std {list(std.shape)} differ")
+    net = Directions(count=len(comp), tokens=1, w_dim=comp.shape[-1])
     net.directions.copy_(comp.reshape(net.directions.shape))
     net.mean.copy_(mean.flatten()), net.std.copy_(std.flatten())
     return Found("GANSpace components", {"directions": net})
+
+
+def check_fit(found: Found, folder: Path) -> None:
+    """Raises `WeightsError` when directions are not of the codes of the generator that lies in `folder`, if one does."""
+    directions, config = found.networks.get("directions"), folder / "generator" / "config.json"
+    if isinstance(directions, Directions) and config.is_file():
+        try:
+            directions.check_fit(empty(Generator, **weights.read_config(config.parent)["args"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{config.parent}: {error}") from None

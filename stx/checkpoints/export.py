@@ -41,13 +41,14 @@ def _to_official(networks: dict[str, nn.Module], notes: dict) -> dict:
     generator = _one(networks, "generator", Generator)
     encoder = _one(networks, "style_transformer", StyleTransformer)
     mine, decoder = encoder.state_dict(), generator.state_dict()
-    average = mine.pop("latent_avg")
-    decoder.pop("latent_avg")
+    average, centre = mine.pop("latent_avg"), decoder.pop("latent_avg")
     decoder |= {k: v for k, v in mine.items() if k.startswith("style.")}
     state = {f"encoder.module.{k.removeprefix('encoder.')}": v for k, v in mine.items() if k.startswith("encoder.")}
     state |= {f"decoder.module.{k}": v for k, v in decoder.items()}
     opts = {"output_size": generator.size, "n_styles": generator.num_ws, "input_nc": 3, "device": "cpu"}
     opts |= {"start_from_latent_avg": True, "learn_in_w": False, "checkpoint_path": None} | (notes.get("opts") or {})
+    if not opts["start_from_latent_avg"]:  # the file's average is not added, and not in the encoder
+        average = centre[None]
     same = bool((average == average[0]).all())
     return {"state_dict": state, "opts": opts, "latent_avg": average[0].clone() if same else average}
 

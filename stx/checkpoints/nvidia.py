@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 
 from stx.checkpoints.tensors import State, Tensors, how_many, some
@@ -85,7 +84,7 @@ def conv_clamp(net: Persistent) -> float | None:
 
 def tensorflow_state(net: TfNetwork, source: str) -> tuple[State, torch.Tensor]:
     """rosinality's state dict and average w of `Gs` in a TensorFlow pickle."""
-    given = Tensors({name: torch.from_numpy(np.array(a, np.float32)) for name, a in net.arrays().items()}, source)
+    given = Tensors(net.arrays(), source)
     if "synthesis/4x4/Const/const" not in given.left:
         raise WeightsError(f"{source}: not a StyleGAN2 generator of config F (its variables: {some(given.left)})")
     size = max(int(r) for r in re.findall(r"synthesis/(\d+)x\d+/ToRGB/weight", " ".join(given.left)))

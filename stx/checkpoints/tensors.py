@@ -1,30 +1,36 @@
 """Named tensors of a file, each of which must be accounted for."""
 
+import argparse
 import json
 import re
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stx.files.errors import WeightsError
+from stx.files.untrusted import MAX_MESSAGE
 from stx.stylegan2.ops import fir_kernel
 
 State = dict[str, Tensor]
+MAX_LAYERS = 256  # of one kind; the names of a file could claim any number
+MAX_REPEATS = 1 << 24  # bytes of a state that are the same tensors under further names
+MAX_OPTIONS, MAX_OPTION_DEPTH = 10_000, 8
 
 
 class Tensors:
     """The tensors of a file, taken one by one; `finish` names the tensors that were not used."""
 
     def __init__(self, given: dict, source: str):
-        self.left, self.source = dict(given), source
+        self.left, self.source = floats(given, source), source
 
     def take(self, name: str) -> Tensor:
         """The tensor of this name as float32, once. Raises `WeightsError` when it is missing."""
         if name not in self.left:
             raise WeightsError(f"{self.source}: {name} is missing")
-        return torch.as_tensor(self.left.pop(name)).float()
+        return self.left.pop(name).float()
 
     def finish(self) -> None:
         """Raises `WeightsError` for tensors left over, but for StyleGAN2's usual low-pass filters."""
@@ -35,10 +41,15 @@ class Tensors:
 
 
 def how_many(names: Iterable[str], pattern: str) -> int:
-    """How many numbers `pattern` captures in the names: up to the highest, from 0 or 1 on."""
+    """How many numbers `pattern` captures in the names: up to the highest, from 0 or 1 on.
+
+    Raises `WeightsError` for none, or a number beyond any network.
+    """
     numbers = {int(m[1]) for m in (re.match(pattern, name) for name in names) if m}
     if not numbers:
         raise WeightsError(f"no tensor is named like {pattern}")
+    if max(numbers) > MAX_LAYERS:
+        raise WeightsError(f"a tensor named like {pattern} has a number beyond {MAX_LAYERS}")
     return max(numbers) + (0 if min(numbers) else 1)
 
 
@@ -56,15 +67,20 @@ def some(names: Iterable[str]) -> str:
 
 
 def check_state(given: dict, expected: dict, source: str) -> None:
-    """Raises `WeightsError` naming the first tensors that are missing, unexpected or of another shape."""
+    """Raises `WeightsError` naming the first tensors that are missing, unexpected or of another shape or type."""
     missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     shapes = [
         f"{k} is {list(given[k].shape)} instead of {list(expected[k].shape)}"
         for k in sorted(given.keys() & expected.keys())
         if given[k].shape != expected[k].shape
     ]
-    problems = []
-    for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
+    types = [
+        f"{k} is {given[k].dtype}"
+        for k in sorted(given.keys() & expected.keys())
+        if given[k].is_floating_point() != expected[k].is_floating_point()
+    ]
+    problems, lists = [], {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    for label, names in (lists | {"of another type": types}).items():
         if names:
             problems.append(f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
     if problems:
@@ -79,13 +95,30 @@ def need(state: dict, names: Iterable[str], source: str) -> None:
 
 
 def canonical(key: str) -> str:
-    """A key without DataParallel's `module`."""
-    return ".".join(part for part in key.split(".") if part != "module")
+    """A key without DataParallel's `module` and torch.compile's `_orig_mod`."""
+    return ".".join(part for part in key.split(".") if part not in ("module", "_orig_mod"))
 
 
-def floats(state: Any) -> State:
-    """A state dict in float32 with canonical keys."""
-    return {canonical(k): v.float() if v.is_floating_point() else v for k, v in state.items()}
+def floats(given: Any, source: str) -> State:
+    """A state dict in float32 with canonical keys; arrays become tensors.
+
+    Raises `WeightsError` when it is none, or has the same large tensor under many names.
+    """
+    values = given.values() if isinstance(given, dict) else [None]
+    if not all(isinstance(v, Tensor | np.ndarray) for v in values) or not all(isinstance(k, str) for k in given):
+        raise WeightsError(f"{source}: no tensors by name where a state dict is expected")
+    once, repeats, found = {}, 0, {}
+    for key, value in given.items():
+        repeats += value.nbytes if id(value) in once else 0
+        if repeats > MAX_REPEATS:
+            raise WeightsError(f"{source}: refused, the same tensor under many names ({key})")
+        if id(value) not in once:
+            tensor = torch.as_tensor(value)
+            once[id(value)] = tensor.float() if tensor.is_floating_point() else tensor
+        found[canonical(key)] = once[id(value)]
+    if len(found) != len(given):
+        raise WeightsError(f"{source}: two tensors of the same name, but for `module` and `_orig_mod`")
+    return found
 
 
 def parts_of(
@@ -116,13 +149,51 @@ def empty(kind: type, **sizes: Any) -> Any:
 
 
 def load_into(net: nn.Module, state: State, source: str) -> Any:
-    """The network with these tensors, each accounted for."""
+    """The network with these tensors, each accounted for and with memory of its own."""
     check_state(state, net.state_dict(), source)
-    net.load_state_dict(state, assign=True)
+    own, seen = {}, set()
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage()
+        whole = storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
+        own[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(storage.data_ptr())
+    net.load_state_dict(own, assign=True)
     return net
 
 
+def fill(state: State, expected: State, gain: float, source: str) -> list[str]:
+    """Gives a state what public code makes anew where an older file has none: noise maps and low-pass kernels.
+
+    Returns what was made. A file that has some of them has lost the others, and is left for `check_state` to refuse.
+    """
+    made = []
+    for kind, pattern in (("noise maps", r"noises\."), ("low-pass kernels", r".*\.kernel$")):
+        names = [name for name in expected if re.match(pattern, name)]
+        if not names or any(re.match(pattern, name) for name in state):
+            continue
+        generator = torch.Generator().manual_seed(0)
+        for name in names:
+            shape = expected[name].shape
+            state[name] = fir_kernel(gain=gain) if kind != "noise maps" else torch.randn(shape, generator=generator)
+        made.append(kind)
+    return made
+
+
 def plain(opts: Any) -> dict:
-    """Options as JSON takes them."""
-    opts = vars(opts) if hasattr(opts, "__dict__") else opts
-    return json.loads(json.dumps(opts, default=str)) if isinstance(opts, dict) else {}
+    """Options as JSON takes them. Raises `WeightsError` for too many of them or too deep ones."""
+    left = MAX_OPTIONS
+
+    def copy(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        value = vars(value) if isinstance(value, argparse.Namespace) else value
+        if left < 0 or depth > MAX_OPTION_DEPTH:
+            raise WeightsError("its options are too many or nested too deeply")
+        if isinstance(value, dict):
+            return {str(k)[:MAX_MESSAGE]: copy(v, depth + 1) for k, v in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [copy(v, depth + 1) for v in value]
+        return value if isinstance(value, str | int | float | None) else str(value)[:MAX_MESSAGE]
+
+    opts = copy(opts, 0)
+    return json.loads(json.dumps(opts)) if isinstance(opts, dict) else {}

@@ -1,18 +1,18 @@
-"""Untrusted files, read without executing anything.
+"""Untrusted pickles, read without executing anything: torch files, NVIDIA's networks, numpy arrays.
 
-Torch files go through `torch.load(weights_only=True)`, NVIDIA's pickles and those of numpy arrays through an unpickler
-that knows a handful of names and nothing else; source text inside a file is never run. Sizes are checked against what
-is really there before anything is allocated for them.
+One unpickler for all of them. It knows the instructions of protocols 2 to 5 and a list of names, each of which stands
+for a function of ours: no class or function of a library is ever called by a file. Source text inside a file is never
+run, and all that a file makes is counted against one budget (`stx.files.untrusted`).
 """
 
 import argparse
-import collections
 import io
 import math
 import pickle
 import re
-import zipfile
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +20,25 @@ import numpy as np
 import torch
 
 from stx.files.errors import WeightsError
+from stx.files.untrusted import ZIP_MAGIC, Budget, Members, arrays_of, check_shape, one_line, size_of
 
-ZIP_MAGIC = b"PK\x03\x04"
-TORCH_MAGIC = (ZIP_MAGIC, b"\x80\x02\x8a\nl\xfc\x9cF\xf9")  # of torch files, since 1.6 and before
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # of torch files before 1.6
+TORCH_MAGIC = (ZIP_MAGIC, LEGACY_MAGIC)
+MAX_INSTRUCTIONS = 2_000_000  # of a pickle; public files have up to 100,000
+MAX_MODULES, MAX_DEPTH = 10_000, 32  # of a network in a pickle
+MAX_KEY_BITS = 60  # of a number that is a key: larger ones can be made to collide
 
 
 class Refused(pickle.UnpicklingError):
     """Something in a pickle that is not on the list."""
 
 
-def read_torch(source: str | Path | io.BytesIO, name: str | None = None) -> Any:
-    """What a file of `torch.save` holds: tensors, numbers, strings, and dicts and lists of them.
+def read_torch(path: str | Path) -> Any:
+    """What a file of `torch.save` holds: tensors, numbers, strings, and dicts and lists of them. Also a `.npz`.
 
     Raises `WeightsError`, naming the file, for code, a damaged file, or sizes that the file does not contain.
     """
-    name = name or str(source)
-    try:
-        with open(source, "rb") if isinstance(source, str | Path) else source as file:
-            _check_zip(file, name)
-            # argparse.Namespace: training files of rosinality keep their options so; it only takes attributes
-            with torch.serialization.safe_globals([argparse.Namespace, *_NUMPY_NUMBERS]):
-                content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"{name}: no such file") from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
-        if found:
-            raise WeightsError(f"{name}: refused, it asks for {found[1]}, which weights do not need") from None
-        raise WeightsError(f"{name}: not a readable torch file; fetch it again, or convert what it is") from None
-    except WeightsError:
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise WeightsError(f"{name}: damaged or incomplete ({_first_line(error)}); fetch it again") from None
-    for tensor in tensors_of(content):
-        _check_extent(tensor, name)
-    return content
+    return _read(path, _torch_content)
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -62,17 +46,39 @@ def read_pickle(path: str | Path) -> Any:
 
     Raises `WeightsError`, naming the file, for any other class, a damaged file, or sizes that it does not contain.
     """
+    return _read(path, lambda file, budget: _Unpickler(file, budget).load())
+
+
+def _read(path: str | Path, reader: Callable[[io.BufferedIOBase, Budget], Any]) -> Any:
     try:
         with open(path, "rb") as file:
-            return _Unpickler(file).load()
+            return _with_arrays(reader(file, Budget(size_of(file))))
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except Refused as error:
-        raise WeightsError(f"{path}: refused, {error}") from None
+        raise WeightsError(f"{path}: refused, {one_line(error)}") from None
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+        raise WeightsError(f"{path}: {one_line(error)}") from None
     except Exception as error:  # an unpickler meets every kind of damage
-        raise WeightsError(f"{path}: damaged or incomplete ({_first_line(error)}); fetch it again") from None
+        told = one_line(error) or type(error).__name__
+        raise WeightsError(f"{path}: damaged or incomplete ({told}); fetch it again") from None
+
+
+def _with_arrays(content: Any) -> Any:
+    """Arrays in place of what stood for them, in dicts and lists; each container is visited once."""
+    content = as_array(content) if isinstance(content, _Array) else content
+    waiting, seen = [content], set()
+    while waiting:
+        here = waiting.pop()
+        if id(here) in seen or not isinstance(here, dict | list):
+            continue
+        seen.add(id(here))
+        for key, value in list(here.items() if isinstance(here, dict) else enumerate(here)):
+            if isinstance(value, _Array):
+                here[key] = as_array(value)
+            elif isinstance(value, dict | list):
+                waiting.append(value)
+    return content
 
 
 class Persistent:
@@ -81,70 +87,78 @@ class Persistent:
     def __init__(self, meta: dict):
         if not isinstance(meta, dict) or meta.get("type") != "class" or not isinstance(meta.get("state"), dict):
             raise Refused("a persistent object without a state")
-        self.class_name, self.state = str(meta.get("class_name")), meta["state"]
+        name = meta.get("class_name")
+        self.class_name, self.state = name if isinstance(name, str) else "", meta["state"]
 
-    def tensors(self, prefix: str = "") -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers by their full names, as `state_dict` of the live module would give them."""
         found = {}
-        for group in ("_parameters", "_buffers"):
-            found |= {prefix + k: v for k, v in self.state.get(group, {}).items() if isinstance(v, torch.Tensor)}
-        for name, child in self.state.get("_modules", {}).items():
-            if isinstance(child, Persistent):
-                found |= child.tensors(f"{prefix}{name}.")
+        for prefix, module in _tree(self, lambda module: module._part("_modules"), "."):
+            for group in ("_parameters", "_buffers"):
+                tensors = module._part(group).items()
+                found |= {prefix + k: v for k, v in tensors if isinstance(v, torch.Tensor) and isinstance(k, str)}
         return found
 
     def modules(self) -> Iterator["Persistent"]:
         """This one and all below it."""
-        yield self
-        for child in self.state.get("_modules", {}).values():
-            if isinstance(child, Persistent):
-                yield from child.modules()
+        return (module for _, module in _tree(self, lambda module: module._part("_modules"), "."))
+
+    def _part(self, name: str) -> dict:
+        part = self.state.get(name)
+        return part if isinstance(part, dict) else {}
 
 
 class TfNetwork:
     """A TensorFlow network of StyleGAN2: `state` with name, variables, components and static_kwargs."""
 
-    state: dict
-
-    def __setstate__(self, state: dict) -> None:
-        self.state = dict(state)
+    def __init__(self):
+        self.state: dict = {}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Variables by component and name: `dlatent_avg`, `mapping/Dense0/weight`, `synthesis/4x4/Const/const`, ..."""
-        found = {name: as_array(value) for name, value in self.state.get("variables", [])}
-        for part, network in self.state.get("components", {}).items():
-            found |= {f"{part}/{name}": array for name, array in network.arrays().items()}
+        found = {}
+        for prefix, network in _tree(self, lambda network: network.state.get("components") or {}, "/"):
+            found |= {f"{prefix}{name}": as_array(value) for name, value in network.state.get("variables", [])}
         return found
 
 
-def tensors_of(content: Any) -> list[torch.Tensor]:
-    """Every tensor in nested dicts, lists and tuples."""
-    if isinstance(content, torch.Tensor):
-        return [content]
-    if isinstance(content, dict):
-        return [t for value in content.values() for t in tensors_of(value)]
-    if isinstance(content, list | tuple):
-        return [t for value in content for t in tensors_of(value)]
-    return []
+def _tree(root: Any, children: Callable[[Any], dict], mark: str) -> Iterator[tuple[str, Any]]:
+    """(prefix, node) of a network and all parts of its own class; one that occurs twice is no tree, and refused."""
+    waiting, seen = [("", root, 0)], set()
+    while waiting:
+        prefix, node, depth = waiting.pop()
+        if id(node) in seen or len(seen) >= MAX_MODULES or depth > MAX_DEPTH:
+            raise WeightsError("refused, a network whose parts contain each other, or too many of them")
+        seen.add(id(node))
+        yield prefix, node
+        parts = [(name, part) for name, part in children(node).items() if isinstance(part, type(root))]
+        waiting += [(f"{prefix}{name}{mark}", part, depth + 1) for name, part in reversed(parts)]
 
 
 def as_array(value: Any) -> np.ndarray:
     """The array of an unpickled `_Array`, a number or an array."""
-    return value.value if isinstance(value, _Array) else np.asarray(value)
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, np.ndarray | int | float):
+        return np.asarray(value)
+    raise WeightsError(f"a {type(value).__name__} in place of an array")
 
 
-# ------------------------------------------------------------------------------------------- what a pickle may contain
+# ---------------------------------------------------------------------------------------------------- numpy's objects
 
 
 class _DType:
     """Stands for numpy's dtype: plain numbers only."""
 
-    def __init__(self, code: Any, *_: Any):
-        self.type = np.dtype(str(code))
-        if self.type.kind not in "biuf":
+    def __init__(self, code: Any):
+        if not isinstance(code, str | bytes) or len(code) > 3:
+            raise Refused("an array of a type that is no number; only numbers are read")
+        self.type = np.dtype(code.decode("ascii") if isinstance(code, bytes) else code)
+        if self.type.kind not in "biuf" or self.type.itemsize > 8:
             raise Refused(f"an array of type {code!r}; only numbers are read")
 
-    def __setstate__(self, state: tuple) -> None:
+    def set_state(self, reader: "_Unpickler", state: tuple) -> None:
+        """The byte order."""
         if state[1] in (">", "<"):
             self.type = self.type.newbyteorder(state[1])
 
@@ -152,69 +166,236 @@ class _DType:
 class _Array:
     """Stands for numpy's ndarray while it is read; `value` is the array."""
 
-    value: np.ndarray
+    def __init__(self):
+        self.value = np.zeros(0, np.float32)
 
-    def __setstate__(self, state: tuple) -> None:
+    def set_state(self, reader: "_Unpickler", state: tuple) -> None:
+        """The numbers, from (version, shape, dtype, whether in Fortran's order, bytes)."""
         _, shape, dtype, fortran, raw = state
-        if not isinstance(dtype, _DType) or not isinstance(raw, bytes | bytearray):
-            raise Refused("an array of objects; only numbers are read")
-        self.value = _from_bytes(raw, dtype, shape).reshape(shape, order="F" if fortran else "C")
+        self.value = _from_bytes(reader, raw, dtype, shape, "F" if fortran is True else "C")
 
 
-def _from_bytes(raw: bytes, dtype: _DType, shape: tuple) -> np.ndarray:
+def _from_bytes(reader: "_Unpickler", raw: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
+    if not isinstance(dtype, _DType) or not isinstance(raw, bytes | bytearray):
+        raise Refused("an array of objects; only numbers are read")
+    shape = check_shape(shape)
     if math.prod(shape) * dtype.type.itemsize != len(raw):
         raise WeightsError(f"an array claims the shape {list(shape)} but has {len(raw)} bytes")
-    return np.frombuffer(raw, dtype.type).astype(dtype.type.newbyteorder("="))
+    reader.budget.spend(len(raw))
+    array = np.frombuffer(raw, dtype.type).astype(dtype.type.newbyteorder("="))
+    return array.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _buffer(raw: bytes, dtype: _DType, shape: tuple, order: str = "C") -> _Array:
+def _buffer(reader: "_Unpickler", raw: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
     array = _Array()
-    array.value = _from_bytes(bytes(raw), dtype, shape).reshape(shape, order="F" if order == "F" else "C")
+    array.value = _from_bytes(reader, raw, dtype, shape, "F" if order == "F" else "C")
     return array
 
 
-def _scalar(dtype: _DType, raw: bytes) -> Any:
-    return _from_bytes(raw, dtype, ()).reshape(())[()].item()
+def _scalar(reader: "_Unpickler", dtype: Any, raw: Any) -> Any:
+    raw = raw.encode("latin-1") if isinstance(raw, str) else raw
+    return _from_bytes(reader, raw, dtype, ()).item()
 
 
-def _parameter(data: torch.Tensor, *_: Any) -> torch.Tensor:
+# ---------------------------------------------------------------------------------------------------- torch's objects
+
+
+@dataclass
+class _Storage:
+    """Numbers of one type, in memory that is filled from the file."""
+
+    raw: bytearray
+    dtype: torch.dtype
+    count: int
+
+    def tensor(self) -> torch.Tensor:
+        return torch.frombuffer(self.raw, dtype=self.dtype) if self.raw else torch.empty(0, dtype=self.dtype)
+
+
+def _rebuilt(reader: "_Unpickler", storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
+    """A view of a storage, within it, counted as memory of its own."""
+    if not isinstance(storage, _Storage):
+        raise Refused("a tensor without numbers")
+    size, stride = check_shape(size), check_shape(stride)
+    (offset,) = check_shape([offset])
+    if len(size) != len(stride):
+        raise WeightsError(f"a tensor claims the shape {list(size)} with strides {list(stride)}")
+    numel = math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if numel else offset - 1
+    if last >= storage.count or numel > storage.count:
+        raise WeightsError(f"refused, a tensor claims the shape {list(size)} but has {storage.count} numbers")
+    reader.budget.spend(numel * storage.dtype.itemsize)
+    return storage.tensor().as_strided(size, stride, offset if numel else 0)
+
+
+def _parameter(reader: "_Unpickler", data: Any, *_: Any) -> torch.Tensor:
+    if not isinstance(data, torch.Tensor):
+        raise Refused("a parameter that is no tensor")
     return data
 
 
-class _EasyDict(dict):
-    """NVIDIA's dict with attributes."""
+def _with_attributes(reader: "_Unpickler", rebuild: Any, kind: Any, args: Any, state: Any) -> torch.Tensor:
+    if not isinstance(rebuild, _Global) or rebuild.make not in (_rebuilt, _parameter):
+        raise Refused("a tensor of an unknown class")
+    return rebuild.make(reader, *args)
 
 
-def _encode(text: str, *_: Any) -> bytes:  # protocol 2 writes bytes as latin-1 text
-    return str(text).encode("latin-1")
-
-
-def _storage(raw: bytes) -> Any:
+def _inner_storage(reader: "_Unpickler", raw: Any) -> _Storage:
     """A storage inside an NVIDIA pickle is a torch file of its own."""
+    if not isinstance(raw, bytes | bytearray) or not raw.startswith(LEGACY_MAGIC) or reader.inner:
+        raise Refused("a storage that is no torch file")
+    reader.budget.spend(len(raw))
+    return _legacy_content(io.BytesIO(raw), reader.budget, inner=True)
+
+
+def _torch_content(file: io.BufferedIOBase, budget: Budget) -> Any:
+    magic = file.read(len(LEGACY_MAGIC))
+    file.seek(0)
+    if magic == LEGACY_MAGIC:
+        return _legacy_content(file, budget)
+    if not magic.startswith(ZIP_MAGIC):
+        raise WeightsError("not a torch file")
+    members = Members(file, budget)
+    root = next((name.removesuffix("data.pkl") for name in members.infos if name.endswith("/data.pkl")), None)
+    if root is None and any(name.endswith(".npy") for name in members.infos):
+        return arrays_of(members)
+    if root is None:
+        raise WeightsError("a zip archive without weights of torch; unpack it, or convert what is in it")
+    if root + "constants.pkl" in members.infos:
+        raise WeightsError("a TorchScript program, not weights; save its state_dict() with torch.save")
+    if root + "byteorder" in members.infos and members.read(root + "byteorder") != b"little":
+        raise WeightsError("written by a big-endian machine, which is not supported")
+
+    def storage(key: str, nbytes: int) -> bytearray:
+        raw = members.read(f"{root}data/{key}")
+        if len(raw) < nbytes:
+            raise WeightsError(f"refused, {key} claims {nbytes} bytes but has {len(raw)}")
+        return raw[:nbytes] if len(raw) > nbytes else raw
+
+    return _Unpickler(io.BytesIO(members.read(root + "data.pkl")), budget, storage).load()
+
+
+def _legacy_content(file: io.BufferedIOBase, budget: Budget, inner: bool = False) -> Any:
+    """Torch's form before 1.6: pickles of a number, the version, the machine, the object and its storages' keys."""
+    left, raws = size_of(file), {}
+
+    def storage(key: str, nbytes: int) -> bytearray:
+        nonlocal left
+        left -= nbytes
+        if left < 0:
+            raise WeightsError("refused, its tensors claim more bytes than the file has")
+        budget.spend(nbytes)
+        raws[key] = bytearray(nbytes)
+        return raws[key]
+
+    _, version, machine = (_Unpickler(file, budget).load() for _ in range(3))
+    if version != 1001 or not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise WeightsError("a torch file of an unknown version or machine")
+    reader = _Unpickler(file, budget, storage, inner)
+    content = reader.load()
+    keys = _Unpickler(file, budget).load()
+    if not isinstance(keys, list) or len(keys) != len(raws) or set(map(_key, keys)) != raws.keys():
+        raise WeightsError("damaged or incomplete (its storages are not those that it lists); fetch it again")
+    for key in map(_key, keys):
+        (count,) = struct.unpack("<q", file.read(8))
+        if count != reader.storages[key].count or file.readinto(raws[key]) != len(raws[key]):
+            raise WeightsError("damaged or incomplete (it ends within a tensor); fetch it again")
+    return content
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str | int):
+        raise Refused("a storage without a name")
+    return str(key)
+
+
+# ------------------------------------------------------------------------------------------- what a pickle may contain
+
+
+@dataclass(frozen=True)
+class _Global:
+    """What a name in a pickle stands for: inert, but for `make(reader, *args)` where there is one."""
+
+    name: str
+    make: Callable | None = None
+    dtype: torch.dtype | None = None
+
+
+class _Mapping(dict):
+    """Stands for OrderedDict, Counter and NVIDIA's EasyDict; their attributes are dropped."""
+
+
+def _mapping(reader: "_Unpickler", pairs: Any = ()) -> _Mapping:
+    found = _Mapping()
+    pairs = list(pairs.items()) if isinstance(pairs, dict) else pairs
+    reader.budget.spend(100 * len(pairs))
+    for key, value in pairs:
+        found[_checked(key)] = value
+    return found
+
+
+def _set(reader: "_Unpickler", items: Any = ()) -> set:
+    reader.budget.spend(100 * len(items))
+    return set(map(_checked, items))
+
+
+def _checked(key: Any) -> Any:
+    """A key, when it is a name or a number: hashing anything else could take for ever, or the stack."""
+    if type(key) not in (str, bytes, int, bool, type(None)):
+        raise Refused(f"a {type(key).__name__} as a key")
+    if type(key) is int and key.bit_length() > MAX_KEY_BITS:
+        raise Refused("a number beyond any count as a key")
+    return key
+
+
+def _encode(reader: "_Unpickler", text: Any, *_: Any) -> bytes:  # protocol 2 writes bytes as latin-1 text
+    if not isinstance(text, str):
+        raise Refused("bytes that are no text")
+    reader.budget.spend(len(text))
+    return text.encode("latin-1")
+
+
+def _bytes(reader: "_Unpickler", raw: Any = b"", *_: Any) -> bytes:
+    return _encode(reader, raw) if isinstance(raw, str) else _plain_bytes(reader, raw)
+
+
+def _plain_bytes(reader: "_Unpickler", raw: Any) -> bytes:
     if not isinstance(raw, bytes | bytearray):
-        raise Refused("a storage that is not bytes")
-    return read_torch(io.BytesIO(raw), "a tensor inside it")
+        raise Refused("bytes that are a number")
+    reader.budget.spend(len(raw))
+    return bytes(raw)
 
 
-def _rebuilt(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> torch.Tensor:
-    there = len(storage)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min(offset, *size, *stride, 0) < 0 or last >= max(there, 1) or math.prod(size) > there:
-        raise WeightsError(f"a tensor claims the shape {list(size)} but has {there} numbers")
-    return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, tuple(size), tuple(stride)).clone()
+def _size(reader: "_Unpickler", sides: Any = ()) -> tuple:
+    return check_shape(sides)
 
 
-_ALLOWED = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("builtins", "set"): set,
-    ("__builtin__", "set"): set,
+def _device(reader: "_Unpickler", *words: Any) -> str:
+    return ":".join(str(word) for word in words if isinstance(word, str | int))[:32]
+
+
+_FUNCTIONS: dict[tuple[str, str], Callable] = {
+    ("collections", "OrderedDict"): _mapping,
+    ("collections", "Counter"): _mapping,
+    ("dnnlib.util", "EasyDict"): _mapping,
+    ("builtins", "set"): _set,
+    ("__builtin__", "set"): _set,
+    ("builtins", "bytearray"): _bytes,
+    ("__builtin__", "bytearray"): _bytes,
+    ("__builtin__", "bytes"): _bytes,
+    ("builtins", "bytes"): _bytes,
     ("_codecs", "encode"): _encode,
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): Persistent,
-    ("dnnlib.util", "EasyDict"): _EasyDict,
-    ("dnnlib.tflib.network", "Network"): TfNetwork,
+    ("argparse", "Namespace"): lambda reader: argparse.Namespace(),  # training files of rosinality keep options so
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): lambda reader, meta: Persistent(meta),
+    ("dnnlib.tflib.network", "Network"): lambda reader: TfNetwork(),
+    ("torch", "Size"): _size,
+    ("torch", "device"): _device,
+    ("torch._utils", "_rebuild_tensor"): _rebuilt,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
     ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch.storage", "_load_from_bytes"): _storage,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
+    ("torch.storage", "_load_from_bytes"): _inner_storage,
 }
 for _module in (
     "numpy",
@@ -223,51 +404,178 @@ for _module in (
     "numpy.core.numeric",
     "numpy._core.numeric",
 ):
-    _ALLOWED |= {
-        (_module, "ndarray"): _Array,
-        (_module, "dtype"): _DType,
-        (_module, "_reconstruct"): lambda *_: _Array(),
+    _FUNCTIONS |= {
+        (_module, "ndarray"): lambda reader, *_: _Array(),
+        (_module, "dtype"): lambda reader, code, *_: _DType(code),
+        (_module, "_reconstruct"): lambda reader, *_: _Array(),
         (_module, "_frombuffer"): _buffer,
         (_module, "scalar"): _scalar,
     }
-_NUMPY_NUMBERS = [np._core.multiarray.scalar, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
+_ALLOWED = {name: _Global(".".join(name), make) for name, make in _FUNCTIONS.items()}
+_STORAGES = {
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Double": torch.float64,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+}
+for _name, _dtype in _STORAGES.items():
+    for _module in ("torch", "torch.cuda"):
+        _ALLOWED[_module, f"{_name}Storage"] = _Global(f"{_module}.{_name}Storage", dtype=_dtype)
+    _ALLOWED["torch", str(_dtype).removeprefix("torch.")] = _Global(str(_dtype))
+for _module, _name in (("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("torch.nn.parameter", "Buffer")):
+    _ALLOWED[_module, _name] = _Global(f"{_module}.{_name}")
+
+_INSTRUCTIONS = """
+    PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT
+    BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
+    EMPTY_SET ADDITEMS FROZENSET GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
+    BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE
+""".split()
+
+
+class _Bounded:
+    """A file whose reads give exactly what is asked for, or fail before anything is allocated for it."""
+
+    def __init__(self, file: io.BufferedIOBase):
+        self.file, self.left = file, size_of(file) - file.tell()
+
+    def read(self, count: int) -> bytes:
+        self.left -= count
+        if count < 0 or self.left < 0:
+            raise EOFError("it ends within a value")
+        return self.file.read(count)
+
+    def readline(self) -> bytes:
+        line = self.file.readline(1 << 12)
+        self.left -= len(line)
+        return line
 
 
 class _Unpickler(pickle._Unpickler):
-    """The Python unpickler: the C one allocates what a file merely claims. Calls only what is on the list."""
+    """The Python unpickler (the C one allocates what a file merely claims), less all that weights do not need.
 
-    def find_class(self, module: str, name: str) -> Any:
+    storage: gives the memory of a storage by its key and bytes; None where there are none. inner: within another one.
+    """
+
+    def __init__(
+        self,
+        file: io.BufferedIOBase,
+        budget: Budget,
+        storage: Callable[[str, int], bytearray] | None = None,
+        inner: bool = False,
+    ):
+        super().__init__(_Bounded(file))
+        self.budget, self.inner, self.storage, self.instructions = budget, inner, storage, 0
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> _Global:
         try:
             return _ALLOWED[module, name]
         except KeyError:
             raise Refused(f"it asks for {module}.{name}, which weights do not need") from None
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise Refused("it refers to data outside the file")
+    def persistent_load(self, pid: Any) -> _Storage:
+        if self.storage is None or not isinstance(pid, tuple) or len(pid) < 5 or pid[0] not in ("storage", b"storage"):
+            raise Refused("it refers to data outside the file")
+        _, kind, key, _, count, *view = pid
+        if not isinstance(kind, _Global) or kind.dtype is None or any(part is not None for part in view):
+            raise Refused("numbers of a type that is not read")
+        key, (count,) = _key(key), check_shape([count])
+        if key not in self.storages:
+            self.storages[key] = _Storage(self.storage(key, count * kind.dtype.itemsize), kind.dtype, count)
+        found = self.storages[key]
+        if (found.dtype, found.count) != (kind.dtype, count):
+            raise Refused("the same numbers under two types")
+        return found
+
+    def load_reduce(self) -> None:
+        args, called = self.stack.pop(), self.stack[-1]
+        if not isinstance(called, _Global) or called.make is None or not isinstance(args, tuple):
+            raise Refused(f"it calls {called.name if isinstance(called, _Global) else 'what is no function'}")
+        self.stack[-1] = called.make(self, *args)
+
+    def load_newobj(self) -> None:
+        if not isinstance(self.stack[-1], tuple) or self.stack[-1]:
+            raise Refused("an object made with arguments")
+        self.load_reduce()
+
+    def load_build(self) -> None:
+        state, made = self.stack.pop(), self.stack[-1]
+        if type(made) in (_Array, _DType):
+            made.set_state(self, state)
+        elif type(made) is _Mapping:
+            pass  # attributes of a dict, such as the versions of a state dict
+        elif type(made) in (TfNetwork, argparse.Namespace) and isinstance(state, dict):
+            self.budget.spend(100 * len(state))
+            (made.state if type(made) is TfNetwork else vars(made)).update(state)
+        else:
+            raise Refused(f"it sets the state of a {type(made).__name__}")
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._fill(items[::2], items[1::2])
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill([key], [value])
+
+    def _fill(self, keys: list, values: list) -> None:
+        if type(self.stack[-1]) not in (dict, _Mapping):
+            raise Refused(f"it sets an item of a {type(self.stack[-1]).__name__}")
+        self.stack[-1].update(zip(map(_checked, keys), values, strict=True))
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({_checked(key): value for key, value in zip(items[::2], items[1::2], strict=True)})
+
+    def load_appends(self) -> None:
+        items = self.pop_mark()
+        if type(self.stack[-1]) is not list:
+            raise Refused(f"it appends to a {type(self.stack[-1]).__name__}")
+        self.stack[-1].extend(items)
+
+    def load_append(self) -> None:
+        item = self.stack.pop()
+        if type(self.stack[-1]) is not list:
+            raise Refused(f"it appends to a {type(self.stack[-1]).__name__}")
+        self.stack[-1].append(item)
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        if type(self.stack[-1]) is not set:
+            raise Refused(f"it adds to a {type(self.stack[-1]).__name__}")
+        self.stack[-1].update(map(_checked, items))
+
+    def load_frozenset(self) -> None:
+        self.append(frozenset(map(_checked, self.pop_mark())))
+
+    def load_bytearray8(self) -> None:
+        (count,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(count)))
+
+    def load_unknown(self) -> None:
+        raise Refused("it is no pickle of protocol 2 to 5")
 
 
-def _check_zip(file: Any, name: str) -> None:
-    """A torch file is a zip of stored members; a compressed member could unfold to any size."""
-    magic = file.read(4)
-    file.seek(0)
-    if magic != ZIP_MAGIC:
-        return
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if member.compress_type != zipfile.ZIP_STORED and member.file_size > 64 * max(
-                member.compress_size, 1 << 14
-            ):
-                raise WeightsError(f"{name}: refused, {member.filename} unfolds to {member.file_size:,} bytes")
-    file.seek(0)
+def _counted(name: str) -> Callable[[_Unpickler], None]:
+    step = getattr(_Unpickler, pickle._Unpickler.dispatch[getattr(pickle, name)[0]].__name__)
+
+    def run(reader: _Unpickler) -> None:
+        reader.instructions += 1
+        if reader.instructions > MAX_INSTRUCTIONS:
+            raise Refused("it has more instructions than any network needs")
+        step(reader)
+
+    return run
 
 
-def _check_extent(tensor: torch.Tensor, name: str) -> None:
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise WeightsError(f"{name}: refused, a tensor of layout {tensor.layout}")
-    there = tensor.untyped_storage().nbytes()
-    if tensor.numel() * tensor.element_size() > there:
-        raise WeightsError(f"{name}: refused, a tensor claims the shape {list(tensor.shape)} but has {there} bytes")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+_Unpickler.dispatch = dict.fromkeys(range(256), _Unpickler.load_unknown) | {
+    getattr(pickle, name)[0]: _counted(name) for name in _INSTRUCTIONS
+}

@@ -48,6 +48,18 @@ def path_lengths(image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_
     return gradient.square().sum(2).mean(1).sqrt()
 
 
+def path_length_penalty(
+    lengths: Float[Tensor, "b"], mean: Float[Tensor, ""], pl_mean: float, decay: float = 0.01
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The penalty E[(|J^T y| - a)^2] and the moving mean a after this step, detached.
+
+    mean: of the lengths; a moves towards it by `decay` before it is used, and the penalty's gradient goes through it,
+    as in the public code. pl_mean: a before the step.
+    """
+    moved = pl_mean + decay * (mean - pl_mean)
+    return (lengths - moved).square().mean(), moved.detach()
+
+
 class ExtraLoss:
     """One more loss of the generator, logged under its name and added by its weight."""
 
@@ -258,8 +270,9 @@ class GanTask:
         ws = self.sample_ws(max(self.batch // runtime.world_size() // 2, 1))
         lengths = path_lengths(self.generator(ws, noise="random"), ws)
         length = runtime.mean({"path_length": lengths.mean().item()})
-        self.pl_mean += 0.01 * (length["path_length"] - self.pl_mean)
-        penalty = (lengths - self.pl_mean).square().mean()
+        mean = lengths.mean() + (length["path_length"] - lengths.detach().mean())  # of all processes, with a gradient
+        penalty, pl_mean = path_length_penalty(lengths, mean, self.pl_mean)
+        self.pl_mean = pl_mean.item()
         _minimise(self.g_optimizer, self.pl_weight * self.pl_every * penalty)
         return length
 

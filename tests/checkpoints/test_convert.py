@@ -383,7 +383,7 @@ def test_names_of_files_do_not_matter(tmp_path, generator, old):
     torch.save(public(generator), tmp_path / "g.pkl", _use_new_zipfile_serialization=not old)
     again = convert.read(tmp_path / "g.pkl").networks["generator"]
     assert torch.equal(again(ws_of(generator)), generator(ws_of(generator)))
-    np.save(tmp_path / "age.npy", np.ones((1, 512), np.float32))
+    np.save(tmp_path / "age.npy", np.ones((1, 512), np.float32) / 512**0.5)
     (tmp_path / "age.npy").rename(tmp_path / "smile.pt")
     assert cli.main(["convert", str(tmp_path / "smile.pt"), "--out", str(tmp_path / "d")]) == 0
     assert weights.load(tmp_path / "d" / "directions-smile").directions.shape == (1, 1, 512)
