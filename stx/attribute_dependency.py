@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from stx.files.errors import InputError
 from stx.metrics import mean_interval
 
 BINS = (0.25, 0.75, 1.25, 1.75, 2.25)  # edges of achieved target change, in standard deviations of the logit
@@ -28,7 +29,7 @@ def changes(
 ) -> Float[np.ndarray, "n attributes"]:
     """delta: |after - before| / sigma of the logits. Raises `ValueError` for a logit that never varies."""
     if (sigma <= 0).any():
-        raise ValueError(f"logit {int(np.argmin(sigma))} does not vary over the unedited pictures: sigma is zero")
+        raise InputError(f"logit {int(np.argmin(sigma))} does not vary over the unedited pictures: sigma is zero")
     return np.abs(after - before) / sigma
 
 

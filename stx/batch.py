@@ -23,7 +23,7 @@ from stx import runtime
 from stx.domains import align, images
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import fingerprint
-from stx.files.errors import FileError, ImageError, WeightsError
+from stx.files.errors import FileError, ImageError, InputError, WeightsError
 from stx.files.outputs import Names, claim_files, claim_output, lock_output, png_source
 from stx.pipeline import Pipeline
 from stx.runtime import progress
@@ -61,7 +61,7 @@ def invert_files(
     and before anything is written where an input or a file that stx did not make would be replaced.
     """
     if shard < 1:
-        raise ValueError(f"shards of {shard} codes: at least 1")
+        raise InputError(f"shards of {shard} codes: at least 1")
     out, paths = Path(out), list(dict.fromkeys(paths))
     settings = {"encoder": fingerprint(pipe.encoder), "generator": fingerprint(pipe.generator), "faces": faces}
     _check_output(out, paths, settings, reconstruct)
@@ -126,7 +126,7 @@ def load_codes(folder: str | Path) -> tuple[list[str], Float[Tensor, "n num_ws w
         shards = {place["shard"] for place in places.values()}
         for name in shards:
             if not SHARD_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is not a shard of this folder")
+                raise InputError(f"{name!r} is not a shard of this folder")
         ws = {name: safetensors.torch.load_file(index.parent / name)["ws"] for name in sorted(shards)}
         rows = [ws[place["shard"]][range(len(ws[place["shard"]]))[place["row"]]] for place in places.values()]
         if rows:
@@ -190,7 +190,7 @@ def _rows(path: Path, settings: dict) -> list[Row]:
             header = file.metadata()
         made, rows = json.loads(header["settings"]), [Row(**row) for row in json.loads(header["rows"])]
         if not isinstance(made, dict) or any(Path(row.name).name != row.name for row in rows):
-            raise ValueError("names that are no file names")
+            raise InputError("names that are no file names")
     except (OSError, ValueError, TypeError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         told = f"not a readable shard of codes ({_one_line(error)}); delete it and run again"
         raise WeightsError(f"{path}: {told}") from None

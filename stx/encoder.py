@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
 
 REFINEMENT_STEPS = 5  # of the public code's inference
@@ -35,7 +36,7 @@ class Encoder(nn.Module):
         Raises `ValueError` when the last width is not the generator's w_dim.
         """
         if widths[-1] != generator.w_dim:
-            raise ValueError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
+            raise InputError(f"the backbone ends with width {widths[-1]}, the generator's codes have {generator.w_dim}")
         net = cls(num_ws=generator.num_ws, widths=widths, units=units, **options)
         net.latent_avg.copy_(generator.w_avg())
         return net

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stx import runtime
 from stx.domains.splits import Dataset, batch_positions
 from stx.encoder import Encoder
+from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
 from stx.training.loop import Resumable, falling_rate
 from stx.training.ranger import Ranger
@@ -103,9 +104,9 @@ class InversionTask(Resumable):
         self.loss, self.data, self.batch, self.mirror = loss.to(device), data, batch, mirror
         self.seed, self.device, self.extras = seed, device, list(extras)
         if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; there is: {', '.join(PRECISIONS)}")
+            raise InputError(f"unknown precision {precision!r}; there is: {', '.join(PRECISIONS)}")
         if accumulate < 1 or batch % (accumulate * runtime.world_size()):
-            raise ValueError(
+            raise InputError(
                 f"a batch of {batch} does not divide by {accumulate} parts x {runtime.world_size()} processes"
             )
         self.accumulate, self.dtype = accumulate, PRECISIONS[precision]

@@ -14,6 +14,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from stx.domains.splits import batch_positions
+from stx.files.errors import InputError
 from stx.training.loop import Resumable
 
 SLOPE = 0.2
@@ -63,7 +64,7 @@ class LatentClassifier(nn.Module):
     ) -> tuple[Float[Tensor, "b attributes"], Float[Tensor, "b attributes dim"]]:
         """Logits, positive where the attribute is likely, and embeddings. Raises `ValueError` for other shapes."""
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
-            raise ValueError(f"codes of shape {tuple(ws.shape)}: expected [batch, {self.num_ws}, {self.w_dim}]")
+            raise InputError(f"codes of shape {tuple(ws.shape)}: expected [batch, {self.num_ws}, {self.w_dim}]")
         x = ws.flatten(1)
         for layer in self.fcs:
             x = F.leaky_relu(layer(x), SLOPE)

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from stx.files.errors import InputError
+
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fine to coarse
 SSIM_WINDOW = 11
 PATCH = 7  # side of the patches of the sliced Wasserstein distance
@@ -55,7 +57,7 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
     `ValueError` for fewer than two samples.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"a Fréchet distance of {len(a)} and {len(b)} pictures: at least 2 of each")
+        raise InputError(f"a Fréchet distance of {len(a)} and {len(b)} pictures: at least 2 of each")
     mean = np.square(a.mean(0) - b.mean(0)).sum()
     # Tr (A B)^(1/2) is the nuclear norm of A^(1/2) B^(1/2), so of the product of the centred samples
     left, right = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stx.checkpoints import weights
 from stx.domains import datasets, images
 from stx.encoder import Encoder
-from stx.files.errors import WeightsError
+from stx.files.errors import InputError, WeightsError
 from stx.files.outputs import is_folder
 from stx.files.places import data_dir
 from stx.perception.identity import IdentityNet
@@ -55,14 +55,14 @@ class Pipeline:
         height, width = self.domain.input_size
         if isinstance(pictures, Tensor):
             if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, height, width):
-                raise ValueError(f"pictures of shape {tuple(pictures.shape)}: expected [batch, 3, {height}, {width}]")
+                raise InputError(f"pictures of shape {tuple(pictures.shape)}: expected [batch, 3, {height}, {width}]")
             if not pictures.is_floating_point() or not (pictures.abs() <= MAX_ABS_INPUT).all():
-                raise ValueError(f"pictures of type {pictures.dtype} or range: expected floats in [-1, 1]")
+                raise InputError(f"pictures of type {pictures.dtype} or range: expected floats in [-1, 1]")
             return pictures.to(self.device, torch.float32)
         one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
         arrays = [array for picture in ([pictures] if one else pictures) for array in _arrays(picture)]
         if not arrays:
-            raise ValueError("no pictures given")
+            raise InputError("no pictures given")
         return images.to_tensor(np.stack([images.resize(a, height, width) for a in arrays])).to(self.device)
 
     @plain_torch()
@@ -141,7 +141,7 @@ def _arrays(picture) -> list[np.ndarray]:
         return [images.to_rgb(picture)]
     array = np.asarray(picture)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"a picture of {array.dtype} {array.shape}: expected a path, a PIL image or uint8 [h, w, 3]")
+        raise InputError(f"a picture of {array.dtype} {array.shape}: expected a path, a PIL image or uint8 [h, w, 3]")
     return [array]
 
 

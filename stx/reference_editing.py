@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.domains.splits import batch_positions
+from stx.files.errors import InputError
 from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS
 from stx.training.loop import Resumable
 
@@ -56,7 +57,7 @@ class ReferenceEditor(nn.Module):
     ):
         super().__init__()
         if form not in FORMS:
-            raise ValueError(f"unknown form {form!r}: expected one of {', '.join(FORMS)}")
+            raise InputError(f"unknown form {form!r}: expected one of {', '.join(FORMS)}")
         self.w_dim, self.form, self.attribute = w_dim, form, attribute
         self.config = {
             "w_dim": w_dim,
@@ -76,7 +77,7 @@ class ReferenceEditor(nn.Module):
     ) -> Float[Tensor, "b num_ws w_dim"]:
         """Raises `ValueError` when the codes do not have the same shape and this width."""
         if ws.shape != reference.shape or ws.shape[-1] != self.w_dim:
-            raise ValueError(
+            raise InputError(
                 f"source {tuple(ws.shape)} and reference {tuple(reference.shape)}: expected two of "
                 f"[batch, num_ws, {self.w_dim}]"
             )

@@ -22,6 +22,8 @@ from torch.distributed.nn.functional import all_reduce
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
+from stx.files.errors import InputError
+
 Item = TypeVar("Item")
 
 
@@ -53,7 +55,7 @@ def wait() -> None:
 def share(items: Sequence[Item]) -> Sequence[Item]:
     """This process's part of a batch, as large as every other's. Raises `ValueError` where that is impossible."""
     if len(items) % world_size():
-        raise ValueError(
+        raise InputError(
             f"a batch of {len(items)} cannot be shared by {world_size()} processes; choose a multiple of them"
         )
     size = len(items) // world_size()
@@ -169,7 +171,7 @@ def pick_device(device: str | torch.device = "auto") -> str:
         return next(name for name in ("cuda", "mps", "cpu") if present[name])
     if not present.get(device.split(":")[0], False):
         known = ", ".join(name for name, here in present.items() if here)
-        raise ValueError(f"device {device!r} is not available here; there is: {known}")
+        raise InputError(f"device {device!r} is not available here; there is: {known}")
     return device
 
 

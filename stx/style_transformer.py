@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.encoder import Encoder
+from stx.files.errors import InputError
 from stx.perception.irse import IR_SE50, IRSE, upsample_add
 from stx.stylegan2.networks import Generator, mapping_network
 
@@ -53,7 +54,7 @@ class StyleTransformerEncoder(IRSE):
         fine, medium, w_dim = widths[-3:]
         self.z = nn.Parameter(torch.randn(1, num_ws, w_dim))
         if not 1 <= stages <= len(STAGES):
-            raise ValueError(f"{stages} stages: expected 1 to {len(STAGES)}")
+            raise InputError(f"{stages} stages: expected 1 to {len(STAGES)}")
         self.used = STAGES[:stages]
         if stages > 1:
             self.latlayer1 = nn.Conv2d(medium, w_dim, 1)
@@ -115,7 +116,7 @@ class StyleTransformer(Encoder):
         super().__init__(num_ws=num_ws, w_dim=widths[-1], in_channels=in_channels)
         queries = queries or num_ws
         if queries < num_ws:
-            raise ValueError(f"{queries} queries cannot give {num_ws} tokens")
+            raise InputError(f"{queries} queries cannot give {num_ws} tokens")
         self.config = {
             "num_ws": num_ws,
             "n_mlp": n_mlp,

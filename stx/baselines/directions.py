@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
 
 
@@ -30,7 +31,7 @@ class Directions(nn.Module):
         """Raises `ValueError` with both shapes when the directions are not of this generator's codes."""
         tokens, w_dim = self.directions.shape[1:]
         if w_dim != generator.w_dim or tokens not in (1, generator.num_ws):
-            raise ValueError(
+            raise InputError(
                 f"directions of {tokens} x {w_dim} do not fit codes of {generator.num_ws} x {generator.w_dim}"
             )
 
@@ -50,7 +51,7 @@ class InterFaceGAN:
 
         chosen = min(int(len(codes) * self.share), len(codes) // 2)
         if chosen < 2:
-            raise ValueError(f"{len(codes)} codes, a share of {self.share} at each end: too few to separate")
+            raise InputError(f"{len(codes)} codes, a share of {self.share} at each end: too few to separate")
         order = np.argsort(scores)
         flat = codes.reshape(len(codes), -1)
         ends = np.concatenate([flat[order[-chosen:]], flat[order[:chosen]]])
@@ -75,7 +76,7 @@ def conditioned(direction: Float[np.ndarray, "*code"], others: Sequence[np.ndarr
     left = flat - np.linalg.lstsq(basis.T, flat, rcond=None)[0] @ basis
     size = np.linalg.norm(left)
     if size < 1e-8:
-        raise ValueError("the direction lies in the span of those it should leave alone")
+        raise InputError("the direction lies in the span of those it should leave alone")
     return (left / size).reshape(direction.shape)
 
 
@@ -96,7 +97,7 @@ class SeFa:
         names = self.layers or [name for name in known if "rgb" not in name]
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(f"unknown layer {unknown[0]!r}; this generator has: {', '.join(known)}")
+            raise InputError(f"unknown layer {unknown[0]!r}; this generator has: {', '.join(known)}")
         weights = torch.cat([known[name].modulation.weight.detach().cpu().double().T for name in names], 1)
         if self.normalise:
             weights = weights / weights.norm(dim=0, keepdim=True)
@@ -128,7 +129,7 @@ class GANSpace:
         from sklearn.decomposition import PCA, IncrementalPCA
 
         if min(w.shape) < self.components:
-            raise ValueError(f"{w.shape[0]} samples of {w.shape[1]} numbers do not give {self.components} components")
+            raise InputError(f"{w.shape[0]} samples of {w.shape[1]} numbers do not give {self.components} components")
         if self.incremental:
             size = min(max(2000, 3 * self.components), len(w))
             found = IncrementalPCA(self.components)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.errors import InputError
 from stx.inversion import InversionLoss
 from stx.runtime import progress
 from stx.stylegan2.networks import Generator
@@ -67,7 +68,7 @@ def project(
     Raises `ValueError` for an unknown space.
     """
     if space not in SPACES:
-        raise ValueError(f"unknown space {space!r}: expected one of {', '.join(SPACES)}")
+        raise InputError(f"unknown space {space!r}: expected one of {', '.join(SPACES)}")
     random = torch.Generator().manual_seed(seed)
     begin = generator.w_avg().expand(len(image), generator.num_ws, -1) if start is None else start
     code = (begin.mean(1, keepdim=True) if space == "w" else begin).detach().clone().requires_grad_()

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.encoder import Encoder
+from stx.files.errors import InputError
 from stx.perception.irse import IRSE, upsample_add
 from stx.stylegan2.ops import EqualLinear, PointwiseConv2d, Pool
 
@@ -86,7 +87,7 @@ class PSP(Encoder):
         w_dim = widths[-1]
         super().__init__(num_ws=num_ws, w_dim=w_dim, in_channels=in_channels)
         if head not in HEADS or (resnet and head == "pyramid"):
-            raise ValueError(f"head {head!r}: expected one of {', '.join(HEADS)}; a pyramid needs IR-SE units")
+            raise InputError(f"head {head!r}: expected one of {', '.join(HEADS)}; a pyramid needs IR-SE units")
         self.head, self.progressive, self.stage = head, progressive, num_ws
         self.config = {
             "num_ws": num_ws,

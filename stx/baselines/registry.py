@@ -14,6 +14,7 @@ from stx.baselines.e4e import Offsets, image_adversary, latent_adversary
 from stx.baselines.psp import PSP
 from stx.domains.datasets import Domain
 from stx.encoder import Encoder
+from stx.files.errors import InputError
 from stx.inversion import Extra
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Discriminator, Generator
@@ -93,7 +94,7 @@ def add_own(path: str | Path) -> None:
         return
     path = Path(path)
     if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"{path}: no such Python file")
+        raise InputError(f"{path}: no such Python file")
     name, folder = f"own_{path.stem}", str(path.resolve().parent)  # a name that hides no other module
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)

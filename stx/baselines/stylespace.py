@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
 
 Styles = dict[str, Tensor]
@@ -91,7 +92,7 @@ class StyleSpace:
     def fit(self, ws: Float[Tensor, "n num_ws w_dim"], labels: Bool[np.ndarray, "n"]) -> "StyleSpace":
         """Ranks channels on codes with labels. Raises `ValueError` when fewer than two codes have the attribute."""
         if labels.sum() < 2:
-            raise ValueError(f"{labels.sum()} of {len(labels)} codes have the attribute: too few to rank channels")
+            raise InputError(f"{labels.sum()} of {len(labels)} codes have the attribute: too few to rank channels")
         found = {k: v.cpu().double().numpy() for k, v in self.generator.styles(ws).items() if "rgb" not in k}
         names, scores = list(found), []
         for s in found.values():
@@ -145,7 +146,7 @@ class EditingInStyle:
 
         features = self._features(ws)
         if self.layer not in features:
-            raise ValueError(f"unknown layer {self.layer!r}; this generator has: {', '.join(features)}")
+            raise InputError(f"unknown layer {self.layer!r}; this generator has: {', '.join(features)}")
         n, _, h, w = features[self.layer].shape
         vectors = F.normalize(rearrange(features[self.layer], "n c h w -> (n h w) c"), dim=1).cpu().numpy()
         chosen = np.random.RandomState(self.seed).permutation(len(vectors))[:PIXELS]

@@ -35,7 +35,7 @@ from stx.checkpoints.tensors import (
     rows_of,
     some,
 )
-from stx.files.errors import WeightsError
+from stx.files.errors import InputError, WeightsError
 from stx.files.pickles import TORCH_MAGIC, Persistent, TfNetwork, read_pickle, read_torch
 from stx.files.untrusted import NUMPY_MAGIC, Budget, check_shape, one_line, read_array, read_json, what_it_is
 from stx.latent_classifier import CELEBA, LatentClassifier
@@ -405,7 +405,7 @@ def _tfjs_arrays(path: Path) -> dict[str, Tensor]:
                 name, kind, shape = entry["name"], _TFJS_TYPES[entry["dtype"]], check_shape(entry["shape"])
                 count = math.prod(shape)
                 if name in found or at + count * kind.itemsize > len(raw):
-                    raise ValueError(f"{name} lies beyond the end of the .bin file, or occurs twice")
+                    raise InputError(f"{name} lies beyond the end of the .bin file, or occurs twice")
                 budget.spend(count * kind.itemsize)
                 found[name] = torch.from_numpy(np.frombuffer(raw, kind, count, at).reshape(shape).copy())
                 at += count * kind.itemsize
@@ -420,9 +420,9 @@ def _bins(groups: list, path: Path) -> list[Path]:
     files = [path.parent / Path(name).name for group in groups for name in group["paths"]]
     for file in set(files):
         if not file.is_file() or file.resolve().parent != path.parent.resolve():
-            raise ValueError(f"{file.name} is not a file beside it")
+            raise InputError(f"{file.name} is not a file beside it")
     if len(set(files)) != len(files):
-        raise ValueError("it names a .bin file twice")
+        raise InputError("it names a .bin file twice")
     return files
 
 

@@ -20,7 +20,7 @@ from stx.checkpoints.tensors import check_state
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import sha256
-from stx.files.errors import WeightsError
+from stx.files.errors import InputError, WeightsError
 from stx.files.outputs import claim_networks
 from stx.files.places import data_dir
 from stx.generator.projected import ProjectedDiscriminator
@@ -204,7 +204,7 @@ def read_config(folder: str | Path) -> dict:
     try:
         config = json.loads(path.read_text())
         if not isinstance(config, dict) or not isinstance(config.get("notes") or {}, dict):
-            raise ValueError("not a record of a network")
+            raise InputError("not a record of a network")
         return config
     except FileNotFoundError:
         remedy = MADE_BY.get(path.parent.name, "this folder holds no network of ours (see `stx weights`)")

@@ -12,6 +12,7 @@ from torch import Tensor
 from stx.domains import avatars
 from stx.domains.avatars import Avatar
 from stx.domains.images import to_tensor
+from stx.files.errors import InputError
 
 
 def counterpart(avatar: Avatar, attribute: str, *, seed: int = 0) -> Avatar | None:
@@ -21,7 +22,7 @@ def counterpart(avatar: Avatar, attribute: str, *, seed: int = 0) -> Avatar | No
     `seed`. Raises `ValueError` for an attribute avatars do not have.
     """
     if attribute not in avatars.ATTRIBUTES:
-        raise ValueError(f"avatars have no attribute {attribute!r}: {', '.join(avatars.ATTRIBUTES)}")
+        raise InputError(f"avatars have no attribute {attribute!r}: {', '.join(avatars.ATTRIBUTES)}")
     k, was = list(avatars.ATTRIBUTES).index(attribute), avatars.labels(avatar)
     found: dict[int, list[Avatar]] = {}
     for other in _one_option_changed(avatar):

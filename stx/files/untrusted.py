@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stx.files.errors import WeightsError
+from stx.files.errors import InputError, WeightsError
 
 ZIP_MAGIC = b"PK\x03\x04"
 NUMPY_MAGIC = b"\x93NUMPY"
@@ -159,8 +159,8 @@ def _array(raw: bytes | bytearray) -> np.ndarray:
 def read_json(path: Path) -> Any:
     """A JSON file of at most `MAX_JSON` bytes. Raises `ValueError` or `OSError` for any other."""
     if path.stat().st_size > MAX_JSON:
-        raise ValueError(f"larger than {MAX_JSON >> 20} MB")
+        raise InputError(f"larger than {MAX_JSON >> 20} MB")
     try:
         return json.loads(path.read_text())
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise InputError("nested too deeply") from None

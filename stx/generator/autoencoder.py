@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from stx.domains.datasets import Domain
 from stx.domains.splits import Dataset, batch_positions
 from stx.files.checksums import fingerprint
-from stx.files.errors import TrainingError
+from stx.files.errors import InputError, TrainingError
 from stx.generator.gan import ExtraLoss
 from stx.inversion import InversionLoss
 from stx.perception.irse import IRSE
@@ -365,7 +365,7 @@ def scale_w(generator: Generator, like: Generator) -> None:
 def drawn_pictures(domain: Domain, data: Dataset, codes: Tensor | None, weight: float, device: str) -> DrawnPictures:
     """`DrawnPictures` of the first pictures of `data`, as many as fit in memory. Raises `ValueError` without codes."""
     if codes is None:
-        raise ValueError("drawn pictures need the codes of an autoencoder: train it first (decoder_steps)")
+        raise InputError("drawn pictures need the codes of an autoencoder: train it first (decoder_steps)")
     codes = codes[: max(HELD // data.uint8([0]).nbytes, 1)]
     pictures = torch.from_numpy(data.uint8(range(len(codes))))
     return DrawnPictures(codes, pictures, InversionLoss(load_lpips("alex", device), None), weight, domain.view)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.files.errors import WeightsError
+from stx.files.errors import InputError, WeightsError
 from stx.stylegan2.networks import ConvLayer, minibatch_stddev
 from stx.stylegan2.ops import EqualLinear
 
@@ -97,7 +97,7 @@ class ProjectedDiscriminator(nn.Module):
         super().__init__()
         self.config, self.zoom = {"size": size, "zoom": zoom}, zoom
         if size * zoom < 64:
-            raise ValueError(f"pictures of {size} pixels are too small for ImageNet features; the least is 64")
+            raise InputError(f"pictures of {size} pixels are too small for ImageNet features; the least is 64")
         self.features = EfficientNetFeatures()
         pairs = zip(TAPS.values(), WIDTHS, strict=True)
         self.mix_channels = nn.ModuleList(nn.Conv2d(i, o, 1, bias=False) for i, o in pairs)

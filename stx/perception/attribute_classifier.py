@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.domains.splits import Dataset, batch_positions
+from stx.files.errors import InputError
 from stx.perception.irse import IRSE
 from stx.stylegan2.ops import resize
 from stx.training.loop import Resumable
@@ -44,7 +45,7 @@ class ClassifierTask(Resumable):
 
     def __init__(self, *, net: AttributeClassifier, data: Dataset, batch=64, lr=2e-3, steps=1000, seed=0, device="cpu"):
         if data.labels is None:
-            raise ValueError("this domain has no labels: put a labels.csv beside its pictures")
+            raise InputError("this domain has no labels: put a labels.csv beside its pictures")
         self.net, self.data, self.batch, self.seed, self.device = net.to(device), data, batch, seed, device
         self.labels = torch.from_numpy(data.labels).float()
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-3)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.errors import InputError
 from stx.stylegan2.ops import PointwiseConv2d
 
 IR_SE50 = {"widths": (64, 128, 256, 512), "units": (3, 4, 14, 3)}
@@ -68,7 +69,7 @@ class IRSE(nn.Module):
     ):
         super().__init__()
         if len(widths) != len(units) or min(units) < 1:
-            raise ValueError(f"one width and at least one unit for each stage, got {widths} and {units}")
+            raise InputError(f"one width and at least one unit for each stage, got {widths} and {units}")
         first = nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
         self.input_layer = nn.Sequential(first, nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0]))
         self.body, self.taps, last = nn.Sequential(), [], widths[0]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stx.domains.datasets import Domain
 from stx.domains.splits import Dataset
 from stx.files.atomic import load_array, save_array
-from stx.files.errors import WeightsError
+from stx.files.errors import InputError, WeightsError
 from stx.files.pickles import as_array, read_pickle
 from stx.files.places import cache_dir
 
@@ -59,7 +59,7 @@ def load_lpips(kind: str = "alex", device: str = "cpu") -> nn.Module:
     kind: "alex" (the paper's loss and metric) or "vgg". Raises `WeightsError` when there are no weights.
     """
     if kind not in BACKBONES:
-        raise ValueError(f"unknown LPIPS backbone {kind!r}: expected one of {', '.join(BACKBONES)}")
+        raise InputError(f"unknown LPIPS backbone {kind!r}: expected one of {', '.join(BACKBONES)}")
     import lpips  # here, since it imports torchvision, which takes seconds
 
     with warnings.catch_warnings():
@@ -79,7 +79,7 @@ def load_lpips(kind: str = "alex", device: str = "cpu") -> nn.Module:
 def check_size(domain: Domain) -> None:
     """Raises `ValueError` for a domain whose pictures are too small for LPIPS."""
     if min(domain.input_size) < MIN_LPIPS_SIDE:
-        raise ValueError(
+        raise InputError(
             f"pictures of {min(domain.input_size)} pixels: LPIPS, an encoder's loss, needs {MIN_LPIPS_SIDE}"
         )
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from stx.files.atomic import atomic_write, write_text
+from stx.files.errors import InputError
 from stx.files.outputs import claim_files, made_by_stx
 from stx.files.places import ROOT, safe_name
 
@@ -118,7 +119,7 @@ def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[
     Raises `ValueError` for fewer than two folders and where they share no table.
     """
     if len(folders) < 2:
-        raise ValueError(f"{len(folders)} folders: a sweep needs two or more")
+        raise InputError(f"{len(folders)} folders: a sweep needs two or more")
     shared = set.intersection(*({p.name for p in Path(f).glob("*.csv")} for f in folders))
     shared = {name for name in shared if not name.startswith("sweep_")}  # results of a sweep are not its inputs
     written = []
@@ -140,7 +141,7 @@ def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[
         save_table(table, f"sweep_{Path(name).stem}", out, record, note=note)
         written.append(f"sweep_{Path(name).stem}")
     if not written:
-        raise ValueError(f"{', '.join(map(str, folders))}: no table of numbers that all of these folders have")
+        raise InputError(f"{', '.join(map(str, folders))}: no table of numbers that all of these folders have")
     return written
 
 
@@ -151,7 +152,7 @@ def write_index(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise InputError(f"{folder}: no such folder")
     claim_files([folder / "index.md"])
     entries: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.json")):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.errors import InputError
 from stx.stylegan2.ops import (
     EPSILON,
     LEAKY_GAIN,
@@ -36,7 +37,7 @@ STDDEV_GROUP = 4  # samples whose standard deviation the discriminator sees
 def resolutions(size: int) -> list[int]:
     """4, 8, ... size. Raises `ValueError` when `size` is not a power of two of at least 8."""
     if size < 8 or size & (size - 1):
-        raise ValueError(f"resolution {size} is not a power of two of at least 8")
+        raise InputError(f"resolution {size} is not a power of two of at least 8")
     return [2**i for i in range(2, size.bit_length())]
 
 
@@ -226,7 +227,7 @@ class Generator(nn.Module):
     def check_ws(self, ws: Tensor) -> None:
         """Raises `ValueError` when codes are not of this generator's shape."""
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
-            raise ValueError(
+            raise InputError(
                 f"codes of shape {tuple(ws.shape)} do not fit: this {self.size}-px generator takes "
                 f"[batch, {self.num_ws}, {self.w_dim}]"
             )
@@ -284,10 +285,10 @@ class Generator(nn.Module):
         sizes = self.noise_sizes()
         if not isinstance(noise, str):
             if len(noise) != len(sizes):
-                raise ValueError(f"{len(noise)} noise maps given, this generator has {len(sizes)} layers with noise")
+                raise InputError(f"{len(noise)} noise maps given, this generator has {len(sizes)} layers with noise")
             return noise
         if noise not in NOISE_MODES:
-            raise ValueError(f"unknown noise mode {noise!r}: expected one of {', '.join(NOISE_MODES)}")
+            raise InputError(f"unknown noise mode {noise!r}: expected one of {', '.join(NOISE_MODES)}")
         if noise == "none":
             return [None] * len(sizes)
         if noise == "const":
@@ -343,7 +344,7 @@ class Discriminator(nn.Module):
     def views(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """What is scored: the picture itself. Raises `ValueError` for another size."""
         if tuple(image.shape[1:]) != (3, self.size, self.size):
-            raise ValueError(f"pictures of shape {tuple(image.shape)}: expected [batch, 3, {self.size}, {self.size}]")
+            raise InputError(f"pictures of shape {tuple(image.shape)}: expected [batch, 3, {self.size}, {self.size}]")
         return [image]
 
     def score(self, views: list[Tensor]) -> Float[Tensor, "b 1"]:
@@ -361,6 +362,6 @@ def minibatch_stddev(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
     b, c, h, w = x.shape
     group = min(b, STDDEV_GROUP)
     if b % group:
-        raise ValueError(f"a batch of {b}: expected fewer than {STDDEV_GROUP} or a multiple of it")
+        raise InputError(f"a batch of {b}: expected fewer than {STDDEV_GROUP} or a multiple of it")
     std = (x.reshape(group, b // group, c, h, w).var(0, unbiased=False) + EPSILON).sqrt()
     return std.mean((1, 2, 3)).repeat(group)[:, None, None, None].expand(b, 1, h, w)

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.errors import InputError
+
 LEAKY_SLOPE = 0.2
 LEAKY_GAIN = math.sqrt(2)
 EPSILON = 1e-8  # of demodulation and pixel norm
@@ -63,7 +65,7 @@ def upfirdn2d(
     (ux, uy), (kh, kw) = up, kernel.shape
     width, height = w * ux + pad[0] + pad[1] - kw + 1, h * uy + pad[2] + pad[3] - kh + 1
     if width < 1 or height < 1:
-        raise ValueError(f"a {kh}x{kw} filter on {h}x{w} pixels, up {up}, pad {pad}, leaves nothing")
+        raise InputError(f"a {kh}x{kw} filter on {h}x{w} pixels, up {up}, pad {pad}, leaves nothing")
     if up != (1, 1):
         zeros = x.new_zeros(b, c, h, uy, w, ux)
         zeros[:, :, :, 0, :, 0] = x

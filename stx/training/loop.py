@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from stx import runtime
 from stx.files.atomic import atomic_write, write_text
-from stx.files.errors import TrainingError
+from stx.files.errors import InputError, TrainingError
 from stx.files.outputs import claim_files
 
 
@@ -124,11 +124,11 @@ def load_state(path: Path) -> dict:
     try:
         with zipfile.ZipFile(path) as archive:  # torch.save stores a CRC-32 of every tensor, torch.load ignores it
             if broken := archive.testzip():
-                raise ValueError(f"the checksum of {broken} is another one")
+                raise InputError(f"the checksum of {broken} is another one")
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"step", "config", "window", "task", "rows"} - set(state)
         if missing:
-            raise ValueError(f"without {', '.join(sorted(missing))}")
+            raise InputError(f"without {', '.join(sorted(missing))}")
         return state
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from stx.files.errors import InputError
+
 RECTIFY_FROM = 5  # length of the approximated moving average from which on the variance is trusted
 
 
@@ -32,7 +34,7 @@ class Ranger(torch.optim.Optimizer):
         lookahead_alpha: float = 0.5,
     ):
         if lr <= 0 or eps <= 0 or lookahead_steps < 1 or not 0 <= lookahead_alpha <= 1:
-            raise ValueError("Ranger needs lr > 0, eps > 0, lookahead_steps >= 1 and lookahead_alpha in [0, 1]")
+            raise InputError("Ranger needs lr > 0, eps > 0, lookahead_steps >= 1 and lookahead_alpha in [0, 1]")
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, settings | {"k": lookahead_steps, "alpha": lookahead_alpha})
 
