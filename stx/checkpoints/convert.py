@@ -22,7 +22,6 @@ from stx.checkpoints import nvidia, weights
 from stx.checkpoints.tensors import (
     State,
     Tensors,
-    canonical,
     empty,
     fill,
     floats,
@@ -180,7 +179,7 @@ def _generator(state: State, source: str, average: Any = None, notes: dict | Non
     net.latent_avg.copy_(rows_of(average, 1, z_dim, source)[0] if average is not None else net.mean_w())
     if notes is not None:
         notes["latent_avg"] = "of the file" if average is not None else "by sampling, the file has none"
-        notes |= {kind: "made anew, the file has none" for kind in made}
+        notes |= dict.fromkeys(made, "made anew, the file has none")
     return net
 
 

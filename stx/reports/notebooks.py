@@ -4,29 +4,57 @@
 """
 
 import ast
+import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import papermill
-from jupyter_client.kernelspec import NoSuchKernel
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from typing import Any
 
 from stx.files.errors import NotebookError
 from stx.files.outputs import claim_files
 from stx.files.places import ROOT
 
+PLACES = ("device", "out", "runs", "ship")  # parameters on which no number depends
 TIMEOUT = 3 * 3600  # seconds for a cell; papermill's own default is forever
 
 
 def parameters(path: str | Path) -> dict:
-    """The parameters of a notebook with their defaults, from its `parameters` cell."""
+    """The parameters of a notebook with their defaults, from its `parameters` cell.
+
+    Raises `NotebookError` for a file that is missing or no notebook, and for a default that is no literal.
+    """
     path = Path(path)
     if not path.is_file():
         raise NotebookError(f"{path}: no such notebook")
-    found = papermill.inspect_notebook(str(path))
-    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cell = next((c for c in cells if "parameters" in c["metadata"].get("tags", [])), {"source": ""})
+        lines = ast.parse("".join(cell["source"])).body
+        assigned = [(x.target if isinstance(x, ast.AnnAssign) else x.targets[0], x.value) for x in lines]
+        return {target.id: ast.literal_eval(value) for target, value in assigned}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
+        raise NotebookError(f"{path}: not a notebook with a cell of parameters ({error})") from None
+
+
+def begin(name: str, names: dict[str, Any], **more) -> dict:
+    """How every notebook begins: at the repository's root, in the style of all figures, with the record of its results.
+
+    name: of the notebook, without its ending; names: its `globals()`, from which the values of its parameters are
+    taken as they are now; more: what else the record's `parameters` say. Parameters of `PLACES` are left out. Returns
+    what `figures.provenance` does. Raises `NotebookError` where a parameter has no value.
+    """
+    from stx.reports import figures
+    from stx.runtime import pick_device
+
+    at_root()
+    known = parameters(ROOT / "notebooks" / f"{name}.ipynb")
+    lacking = [parameter for parameter in known if parameter not in names]
+    if lacking:
+        raise NotebookError(f"{name}: no value for {', '.join(lacking)}; run the cell of parameters first")
+    figures.use_style()
+    given = {parameter: names[parameter] for parameter in known if parameter not in PLACES}
+    return figures.provenance(notebook=name, device=pick_device(names["device"]), **given | more)
 
 
 def check(path: str | Path, given: dict) -> None:
@@ -59,6 +87,10 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
     that stx did not make, such as the notebook itself.
     """
     check(path, given)
+    import papermill  # here, since it takes seconds to import
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
     claim_files([Path(output)], [path])
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     try:
