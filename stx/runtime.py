@@ -175,6 +175,38 @@ def pick_device(device: str | torch.device = "auto") -> str:
     return device
 
 
-def progress(items, **kwargs):
-    """A progress bar that reads well in notebooks, logs and papermill: plain text, now and then."""
-    return tqdm(items, file=sys.stdout, mininterval=5, disable=not is_main(), **kwargs)
+def progress(items, **kwargs) -> tqdm:
+    """A progress bar on stdout: a moving one in a terminal, at most five lines in notebooks, logs and papermill.
+
+    Arguments are those of `tqdm`. Of several processes the main one alone tells.
+    """
+    bar = tqdm if sys.stdout.isatty() else _Lines
+    return bar(items, file=sys.stdout, disable=not is_main(), **kwargs)
+
+
+class _Lines(tqdm):
+    """A line for each fifth of the work, or one at the end where nobody knows how much there is."""
+
+    def __init__(self, *args, **kwargs):
+        self._told = 0
+        super().__init__(*args, **kwargs)
+        self._told = self._fifths()  # what a resumed run had done is not told again
+        self.sp = None  # tqdm then leaves the line at the end alone
+
+    def display(self, *_, **__) -> bool:
+        """Called by tqdm where it would draw its bar again."""
+        if self._fifths() > self._told:
+            self._told = self._fifths()
+            print(self, file=self.fp, flush=True)
+        return True
+
+    def close(self) -> None:
+        """The last line, where nobody knew that it would be."""
+        if not self.disable and self.n and not self.total:
+            print(self, file=self.fp, flush=True)
+        elif not self.disable:
+            self.display()
+        super().close()
+
+    def _fifths(self) -> int:
+        return min(5 * self.n // self.total, 5) if self.total else 0

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stx import cli
+from stx import cli, runtime
 from stx.batch import load_codes
 from stx.checkpoints import weights
 from stx.domains import images
@@ -277,3 +277,24 @@ def test_two_processes_are_two(tmp_path):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert sorted(done.stdout.splitlines()) == ["{'rank': 0.5} [3, 4]", "{'rank': 0.5} [5, 6]"]
+
+
+# ----------------------------------------------------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize(("total", "initial", "most"), [(1000, 0, 5), (3, 0, 3), (50, 20, 4), (0, 0, 0)])
+def test_progress_is_at_most_five_lines(total, initial, most, capsys):
+    with runtime.progress(None, total=total, initial=initial, desc="work", mininterval=0) as bar:
+        for i in range(total - initial):
+            bar.set_postfix({"loss": i})
+            bar.update()
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert not err
+    assert len(lines) <= most
+    assert not total or ("100%" in lines[-1] and f"{total}/{total}" in lines[-1])
+
+
+def test_progress_of_unknown_length_is_a_line_at_the_end(capsys):
+    assert list(runtime.progress((i for i in range(30)), desc="work")) == list(range(30))
+    assert "work: 30it" in capsys.readouterr().out

@@ -13,13 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from stx.domains import avatars
 from stx.domains.splits import Dataset, check_split
 from stx.files.atomic import load_array, save_array
 from stx.files.errors import FileError
 from stx.files.places import cache_dir
+from stx.runtime import progress
 
 CACHE_SHARD_SIZE = 128  # avatars per cache file
 
@@ -58,7 +58,7 @@ class AvatarCache:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         workers = min(os.cpu_count() or 1, len(missing))
-        bar = tqdm(total=len(missing) * CACHE_SHARD_SIZE, desc=f"drawing avatars/{name}", unit="img")
+        bar = progress(None, total=len(missing) * CACHE_SHARD_SIZE, desc=f"drawing avatars/{name}", unit="img")
         # forked workers need no main guard in the caller's script, and drawing touches neither torch nor CUDA
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         with bar, ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -81,7 +81,7 @@ def restyled(people: Sequence[avatars.Avatar], looks: int, seed: int) -> np.ndar
     """Every person drawn `looks` times with random looks, uint8 `[people, looks, h, w, 3]`."""
     rng = random.Random(f"looks/{seed}")
     jobs = [avatars.restyle(a, rng) for a in people for _ in range(looks)]
-    pictures = [avatars.draw(job) for job in tqdm(jobs, desc="drawing persons", unit="img")]
+    pictures = [avatars.draw(job) for job in progress(jobs, desc="drawing persons", unit="img")]
     return np.stack(pictures).reshape(len(people), looks, *pictures[0].shape)
 
 

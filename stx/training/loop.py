@@ -8,7 +8,6 @@ import contextlib
 import json
 import math
 import signal
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from typing import Protocol, runtime_checkable
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from stx import runtime
 from stx.files.atomic import atomic_write, write_text
@@ -86,9 +84,7 @@ def train(
     if main:
         claim_files(folder / name for name in ("config.json", "log.csv", "state.pt"))
         write_text(folder / "config.json", json.dumps(config, indent=2))
-    bar = tqdm(
-        total=steps, initial=done, desc=folder.name, unit="step", file=sys.stdout, mininterval=2, disable=not main
-    )
+    bar = runtime.progress(None, total=steps, initial=done, desc=folder.name, unit="step")
     started = time.monotonic()
     with _stop_signals() as stopped, bar:
         for step in range(done, steps):

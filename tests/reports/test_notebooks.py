@@ -14,7 +14,6 @@ from stx.files.errors import NotebookError
 from stx.reports import notebooks
 
 ROOT = Path(__file__).parents[2]
-PLACES = {"device", "out", "runs", "ship"}  # parameters on which no number depends
 WRITES = "import pathlib; pathlib.Path(out).write_text('x')"
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -38,7 +37,7 @@ def test_workflow_runs_every_notebook_once(tmp_path):
     for path in (tmp_path / "figures").glob("[0-9c]*.json"):
         told = json.loads(path.read_text())["parameters"]
         asked = set(notebooks.parameters(ROOT / "notebooks" / f"{told['notebook']}.ipynb"))
-        assert asked - PLACES <= told.keys(), path.name
+        assert asked - set(notebooks.PLACES) <= told.keys(), path.name
     record = json.loads((tmp_path / "figures" / "03_quality.json").read_text())
     assert record["parameters"]["smoke"] is True
     assert record["packages"]["torch"]
@@ -62,7 +61,7 @@ def test_folders_are_seen_from_where_the_caller_is(tmp_path, monkeypatch):
 
 def test_opened_in_jupyterlab_notebooks_write_beside_their_folder(tmp_path, monkeypatch):
     for book in BOOKS:
-        assert "notebooks.at_root()" in book.read_text()
+        assert f'record = notebooks.begin(\\"{book.stem}\\", globals())' in book.read_text()
     monkeypatch.chdir(ROOT / "notebooks")
     notebooks.at_root()
     assert Path.cwd() == ROOT
@@ -104,3 +103,22 @@ def test_values_from_the_command_line(text, value):
     parsed = notebooks.parse(text)
     assert parsed == value
     assert type(parsed) is type(value)
+
+
+def test_a_notebook_begins_with_the_values_that_its_parameters_have(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = notebooks.parameters(ROOT / "notebooks" / "06_label_editing.ipynb")
+    record = notebooks.begin("06_label_editing", names | {"count": 7, "other": 1, "device": "cpu"})
+    assert record["parameters"]["notebook"] == "06_label_editing"
+    assert record["parameters"]["count"] == 7
+    assert record["parameters"].keys() == {"notebook", *names} - set(notebooks.PLACES)
+    del names["seed"]
+    with pytest.raises(NotebookError, match="no value for seed"):
+        notebooks.begin("06_label_editing", names)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": 1}', "\0"])
+def test_what_is_no_notebook_is_told(text, tmp_path):
+    (tmp_path / "a.ipynb").write_text(text)
+    with pytest.raises(NotebookError, match=r"a\.ipynb: not a notebook"):
+        notebooks.parameters(tmp_path / "a.ipynb")
