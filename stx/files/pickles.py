@@ -9,7 +9,6 @@ import argparse
 import io
 import math
 import pickle
-import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from stx.files.untrusted import ZIP_MAGIC, Budget, Members, arrays_of, check_sha
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # of torch files before 1.6
 TORCH_MAGIC = (ZIP_MAGIC, LEGACY_MAGIC)
-MAX_INSTRUCTIONS = 2_000_000  # of a pickle; public files have up to 100,000
+MAX_INSTRUCTIONS = 1_000_000  # of a pickle; public files have up to 200,000
 MAX_MODULES, MAX_DEPTH = 10_000, 32  # of a network in a pickle
 MAX_KEY_BITS = 60  # of a number that is a key: larger ones can be made to collide
 
@@ -397,7 +396,13 @@ _FUNCTIONS: dict[tuple[str, str], Callable] = {
     ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
     ("torch.storage", "_load_from_bytes"): _inner_storage,
 }
-for _module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"):
+for _module in (
+    "numpy",
+    "numpy.core.multiarray",
+    "numpy._core.multiarray",
+    "numpy.core.numeric",
+    "numpy._core.numeric",
+):
     _FUNCTIONS |= {
         (_module, "ndarray"): lambda reader, *_: _Array(),
         (_module, "dtype"): lambda reader, code, *_: _DType(code),
@@ -431,7 +436,7 @@ _INSTRUCTIONS = """
     EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
     EMPTY_SET ADDITEMS FROZENSET GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
     BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE
-""".split()
+"""
 
 
 class _Bounded:
@@ -571,5 +576,5 @@ def _counted(name: str) -> Callable[[_Unpickler], None]:
 
 
 _Unpickler.dispatch = dict.fromkeys(range(256), _Unpickler.load_unknown) | {
-    getattr(pickle, name)[0]: _counted(name) for name in _INSTRUCTIONS
+    getattr(pickle, name)[0]: _counted(name) for name in _INSTRUCTIONS.split()
 }

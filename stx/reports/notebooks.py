@@ -10,7 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-import papermill
 
 from stx.files.errors import NotebookError
 from stx.files.places import ROOT
@@ -23,6 +22,8 @@ def parameters(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise NotebookError(f"{path}: no such notebook")
+    import papermill  # here, since it takes seconds to import
+
     found = papermill.inspect_notebook(str(path))
     return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
 
@@ -55,6 +56,8 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
 
     Raises `NotebookError` before anything runs, or with the error of the cell that failed.
     """
+    import papermill
+
     check(path, given)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     try:
