@@ -2,8 +2,8 @@
 
 Reads rosinality's and NVIDIA's StyleGAN2 (PyTorch and TensorFlow pickles), the released Style Transformer, its
 reference editor and latent classifier, IR-SE50, MoCo-v2, MobileFace, InterFaceGAN and GANSpace directions. Every key of
-a file is accounted for: one that is missing, unexpected or of another shape is named; what public code makes anew (noise
-maps, low-pass kernels, the average w) may be absent, and the notes say so. Nothing in a file is executed.
+a file is accounted for: one that is missing, unexpected or of another shape is named. What public code makes anew
+(noise maps, low-pass kernels, the average w) may be absent, and the notes say so. Nothing in a file is executed.
 """
 
 import math
@@ -142,7 +142,7 @@ def _by_content(content: Any, source: str) -> Found:
 
 
 def _rosinality(content: dict, source: str, of_pair: bool = False) -> Found:
-    """A training file, or one of its networks alone. of_pair: the generator of an encoder's file without the encoder."""
+    """A training file, or one of its networks alone. of_pair: the decoder of an encoder's file without the encoder."""
     known = {"g", "d", "g_ema", "latent_avg", "g_optim", "d_optim", "args", "ada_aug_p", "iter"}
     refuse_unknown(content.keys() - known - ({"state_dict", "opts"} if of_pair else set()), source)
     notes: dict[str, Any] = {}
@@ -447,7 +447,7 @@ def _mobileface(given: dict[str, Tensor], source: str) -> Found:
 
 
 def _refuse_codes(content: Any, source: str) -> None:
-    """Raises `WeightsError` for W+ codes under a name: projected_w.npz, the .pt of rosinality's projector and others."""
+    """Raises `WeightsError` for W+ codes under a name: projected_w.npz, rosinality's projector and others."""
     if isinstance(content, list) and content and all(isinstance(part, Tensor | np.ndarray) for part in content):
         raise WeightsError(f"{source}: a list of {len(content)} tensors {_CODES}")
     if not isinstance(content, dict):
@@ -501,7 +501,7 @@ def _ganspace(content: dict, source: str) -> Found:
 
 
 def check_fit(found: Found, folder: Path) -> None:
-    """Raises `WeightsError` when directions are not of the codes of the generator that lies in `folder`, if one does."""
+    """Raises `WeightsError` when directions do not fit the codes of the generator in `folder`, if there is one."""
     directions, config = found.networks.get("directions"), folder / "generator" / "config.json"
     if isinstance(directions, Directions) and config.is_file():
         try:

@@ -23,7 +23,7 @@ from stx.files.untrusted import ZIP_MAGIC, Budget, Members, arrays_of, check_sha
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # of torch files before 1.6
 TORCH_MAGIC = (ZIP_MAGIC, LEGACY_MAGIC)
-MAX_INSTRUCTIONS = 2_000_000  # of a pickle; public files have up to 100,000
+MAX_INSTRUCTIONS = 1_000_000  # of a pickle; public files have up to 200,000
 MAX_MODULES, MAX_DEPTH = 10_000, 32  # of a network in a pickle
 MAX_KEY_BITS = 60  # of a number that is a key: larger ones can be made to collide
 
@@ -430,77 +430,13 @@ for _name, _dtype in _STORAGES.items():
 for _module, _name in (("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("torch.nn.parameter", "Buffer")):
     _ALLOWED[_module, _name] = _Global(f"{_module}.{_name}")
 
-_INSTRUCTIONS = [
-    "PROTO",
-    "FRAME",
-    "STOP",
-    "MARK",
-    "POP",
-    "POP_MARK",
-    "NONE",
-    "NEWTRUE",
-    "NEWFALSE",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG1",
-    "LONG4",
-    "BINFLOAT",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE8",
-    "BINBYTES",
-    "SHORT_BINBYTES",
-    "BINBYTES8",
-    "BYTEARRAY8",
-    "EMPTY_TUPLE",
-    "TUPLE",
-    "TUPLE1",
-    "TUPLE2",
-    "TUPLE3",
-    "EMPTY_LIST",
-    "LIST",
-    "APPEND",
-    "APPENDS",
-    "EMPTY_DICT",
-    "DICT",
-    "SETITEM",
-    "SETITEMS",
-    "EMPTY_SET",
-    "ADDITEMS",
-    "FROZENSET",
-    "GLOBAL",
-    "STACK_GLOBAL",
-    "REDUCE",
-    "NEWOBJ",
-    "BUILD",
-    "BINPERSID",
-    "BINGET",
-    "LONG_BINGET",
-    "BINPUT",
-    "LONG_BINPUT",
-    "MEMOIZE",
-]
-
-
-class _Bounded:
-    """A file whose reads give exactly what is asked for, or fail before anything is allocated for it."""
-
-    def __init__(self, file: io.BufferedIOBase):
-        self.file, self.left = file, size_of(file) - file.tell()
-
-    def read(self, count: int) -> bytes:
-        self.left -= count
-        if count < 0 or self.left < 0:
-            raise EOFError("it ends within a value")
-        return self.file.read(count)
-
-    def readline(self) -> bytes:
-        line = self.file.readline(1 << 12)
-        self.left -= len(line)
-        return line
+_INSTRUCTIONS = """
+    PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT
+    BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
+    EMPTY_SET ADDITEMS FROZENSET GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
+    BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE
+"""
 
 
 class _Unpickler(pickle._Unpickler):
@@ -516,9 +452,25 @@ class _Unpickler(pickle._Unpickler):
         storage: Callable[[str, int], bytearray] | None = None,
         inner: bool = False,
     ):
-        super().__init__(_Bounded(file))
-        self.budget, self.inner, self.storage, self.instructions = budget, inner, storage, 0
+        super().__init__(file)
+        self.budget, self.inner, self.storage = budget, inner, storage
         self.storages: dict[str, _Storage] = {}
+
+    def load(self) -> Any:
+        """The object of the next pickle in the file."""
+        self._unframer = pickle._Unframer(self._file_read, self._file_readline)
+        self.read, self.readline = self._unframer.read, self._unframer.readline
+        self.metastack, self.stack, self.proto = [], [], 0
+        self.append = self.stack.append
+        read, dispatch = self.read, self.dispatch
+        try:
+            for _ in range(MAX_INSTRUCTIONS):
+                dispatch[read(1)[0]](self)
+        except pickle._Stop as stop:
+            return stop.value
+        except IndexError:
+            raise EOFError("it ends early, or takes what is not there") from None
+        raise Refused("it has more instructions than any network needs")
 
     def find_class(self, module: str, name: str) -> _Global:
         try:
@@ -603,24 +555,14 @@ class _Unpickler(pickle._Unpickler):
 
     def load_bytearray8(self) -> None:
         (count,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(count)))
+        self.append(bytearray(self.read(count)))  # not of the size that it claims
 
     def load_unknown(self) -> None:
         raise Refused("it is no pickle of protocol 2 to 5")
 
 
-def _counted(name: str) -> Callable[[_Unpickler], None]:
-    step = getattr(_Unpickler, pickle._Unpickler.dispatch[getattr(pickle, name)[0]].__name__)
-
-    def run(reader: _Unpickler) -> None:
-        reader.instructions += 1
-        if reader.instructions > MAX_INSTRUCTIONS:
-            raise Refused("it has more instructions than any network needs")
-        step(reader)
-
-    return run
-
-
 _Unpickler.dispatch = dict.fromkeys(range(256), _Unpickler.load_unknown) | {
-    getattr(pickle, name)[0]: _counted(name) for name in _INSTRUCTIONS
+    code: getattr(_Unpickler, step.__name__)  # ours where there is one
+    for code, step in pickle._Unpickler.dispatch.items()
+    if code in {getattr(pickle, name)[0] for name in _INSTRUCTIONS.split()}
 }

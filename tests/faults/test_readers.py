@@ -1,0 +1,445 @@
+"""Files that readers meet in the wild: hostile ones are refused in a line, at little cost; public ones are read."""
+
+import json
+import pickle
+import resource
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from stx import cli
+from stx.style_transformer import StyleTransformer
+from stx.stylegan2.networks import Generator
+
+SMALL = {"z_dim": 16, "n_mlp": 3, "channel_base": 128, "channel_max": 8}
+BACKBONE = {"widths": (8, 12, 16), "units": (1, 2, 1)}
+SECONDS, MEGABYTES = 5, 250
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    return Generator(size=32, **SMALL).eval().requires_grad_(False)
+
+
+def g_ema(net) -> dict:
+    return {k: v for k, v in net.state_dict().items() if k != "latent_avg"}
+
+
+# ------------------------------------------------------------------------------------------------------- hostile files
+
+
+def text(word: str) -> bytes:
+    return b"\x8c" + bytes([len(word)]) + word.encode()
+
+
+def name(module: str, word: str) -> bytes:
+    return text(module) + text(word) + b"\x93"
+
+
+def number(n: int) -> bytes:
+    return b"\x8a\x09" + n.to_bytes(9, "little", signed=True)
+
+
+def storage(values: torch.Tensor) -> bytes:
+    """A storage inside a pickle, as NVIDIA's have them."""
+    return pickle.dumps(values.untyped_storage(), 4)[:-1].split(b"\x94", 1)[0] if False else _old(values)
+
+
+def _old(values: torch.Tensor) -> bytes:
+    import io
+
+    inner = io.BytesIO()
+    torch.save(values.storage(), inner, _use_new_zipfile_serialization=False)
+    raw = inner.getvalue()
+    return name("torch.storage", "_load_from_bytes") + b"B" + len(raw).to_bytes(4, "little") + raw + b"\x85R"
+
+
+PROTO = b"\x80\x04"
+TENSOR = name("torch._utils", "_rebuild_tensor_v2")
+ARRAY = name("numpy.core.multiarray", "_reconstruct") + b")R"
+DTYPE = name("numpy", "dtype") + text("f4") + b"\x85R"
+MODULE = name("torch_utils.persistence", "_reconstruct_persistent_obj")
+MODULE += b"}(" + text("type") + text("class") + text("class_name") + text("G") + text("state")
+
+
+def shaped(shape: int, stride: int) -> bytes:
+    return number(0) + number(shape) + b"\x85" + number(stride) + b"\x85\x89}tR"
+
+
+def state_on_a_tensor(path):
+    """BUILD on a tensor sets its size past what is there (440 bytes read the memory of the process)."""
+    built = b"(h\x00" + number(0) + number(8) + number(512) + b"\x86" + number(512) + number(1) + b"\x86tb."
+    path.write_bytes(PROTO + storage(torch.zeros(1)) + b"\x940" + TENSOR + b"(h\x00" + shaped(1, 1) + built)
+
+
+def state_on_a_class(path):
+    """BUILD on a class of the list with slots: setattr on it for the rest of the process."""
+    slots = b"N}" + text("__init__") + b"N" + b"s\x86b."
+    path.write_bytes(PROTO + name("dnnlib.tflib.network", "Network") + slots)
+
+
+def state_on_a_parameter(path):
+    """The same by torch.load's own unpickler: Parameter.__setstate__."""
+    torch.save({"g_ema": torch.nn.Parameter(torch.zeros(3))}, path)
+    rewrite(path, lambda raw: raw.replace(b"Rq", b"R}bq", 1))
+
+
+def call_of_a_tensor(path):
+    path.write_bytes(PROTO + storage(torch.zeros(1)) + b")R.")
+
+
+def rewrite(path, change):
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, raw in members.items():
+            archive.writestr(member, change(raw) if member.endswith("data.pkl") else raw)
+
+
+def list_in_itself(path):
+    inner: list = []
+    inner.append(inner)
+    torch.save({"g_ema": inner}, path)
+
+
+def dict_in_itself(path):
+    inner: dict = {}
+    inner["state_dict"] = inner
+    torch.save(inner, path)
+
+
+def laughs(path):
+    inner: list = []
+    for _ in range(12):
+        inner = [inner] * 10
+    torch.save({"g_ema": inner}, path)
+
+
+def laughs_in_options(path):
+    inner: list = []
+    for _ in range(12):
+        inner = [inner] * 10
+    torch.save(encoder_file(opts={"a": inner}), path)
+
+
+def options_in_themselves(path):
+    opts: dict = {}
+    opts["opts"] = opts
+    torch.save(encoder_file(opts=opts), path)
+
+
+def encoder_file(**more) -> dict:
+    torch.manual_seed(0)
+    net, generator = StyleTransformer(num_ws=8, n_mlp=3, **BACKBONE), Generator(size=32, **SMALL)
+    state = {k: v for k, v in net.state_dict().items() if k.startswith("encoder.")}
+    state |= {f"decoder.{k}": v for k, v in g_ema(generator).items()}
+    return {"state_dict": state, "latent_avg": torch.arange(16.0)} | more
+
+
+def deep_key(path):
+    path.write_bytes(PROTO + b"})" + b"\x85" * 2_000_000 + b"Ns.")
+
+
+def deep_member_of_a_set(path):
+    path.write_bytes(PROTO + b"\x8f()" + b"\x85" * 900_000 + b"\x90.")
+
+
+def colliding_keys(path):
+    keys = b"".join(b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") + b"N" for i in range(60_000))
+    path.write_bytes(PROTO + b"}(" + keys + b"u.")
+
+
+def module_in_itself(path):
+    start = MODULE + b"}\x94(" + text("_modules") + b"}\x94uu\x85R\x940"
+    path.write_bytes(PROTO + start + b"h\x01" + text("a") + b"h\x02s0}" + text("G_ema") + b"h\x02s.")
+
+
+def modules_shared(path):
+    raw = PROTO
+    for depth in range(40):
+        raw += MODULE + b"}(" + text("_modules") + b"}"
+        if depth:
+            raw += b"(" + text("a") + b"h" + bytes([depth - 1]) + text("b") + b"h" + bytes([depth - 1]) + b"u"
+        raw += b"uu\x85R\x940"
+    path.write_bytes(raw + b"}" + text("G_ema") + b"h" + bytes([39]) + b"s.")
+
+
+def modules_deep(path):
+    raw = PROTO
+    for depth in range(5000):
+        raw += MODULE + b"}(" + text("_modules") + b"}"
+        raw += text("a") + b"j" + (depth - 1).to_bytes(4, "little") + b"s" if depth else b""
+        raw += b"uu\x85R\x940"
+    path.write_bytes(raw + b"}" + text("G_ema") + b"j" + (4999).to_bytes(4, "little") + b"s.")
+
+
+def tf_components_in_themselves(path):
+    net = name("dnnlib.tflib.network", "Network") + b")\x81\x94}\x94(" + text("variables") + b"]" + text("components")
+    path.write_bytes(PROTO + net + b"}" + text("a") + b"h\x00s" + b"ub\x85.")
+
+
+def clones(path):
+    """One storage of 4 MB under 400 names."""
+    one = torch.zeros(1 << 20)
+    torch.save({"g_ema": {f"w{i}": one.view(1 << 10, 1 << 10) for i in range(400)}}, path)
+
+
+def half_under_many_names(path):
+    one = torch.zeros(1 << 21, dtype=torch.float16)
+    torch.save({"g_ema": dict.fromkeys([f"w{i}" for i in range(400)], one)}, path)
+
+
+def clones_in_a_pickle(path):
+    raw = PROTO + storage(torch.zeros(1 << 20)) + b"\x940]("
+    path.write_bytes(raw + (TENSOR + b"(h\x00" + shaped(1 << 20, 1)) * 400 + b"e.")
+
+
+def same_storage_read_again(path):
+    import io
+
+    inner = io.BytesIO()
+    torch.save(torch.zeros(1 << 20).storage(), inner, _use_new_zipfile_serialization=False)
+    raw = inner.getvalue()
+    load = name("torch.storage", "_load_from_bytes") + b"\x940B" + len(raw).to_bytes(4, "little") + raw + b"\x940("
+    path.write_bytes(PROTO + load + b"h\x00h\x01\x85R" * 400 + b"t.")
+
+
+def array_made_again(path):
+    """One string of bytes of 8 MB as 400 arrays."""
+    raw = b"\x00" * (1 << 23)
+    start = DTYPE + b"\x940B" + len(raw).to_bytes(4, "little") + raw + b"\x940("
+    one = ARRAY + b"(K\x01" + number(1 << 21) + b"\x85h\x00\x89h\x01tb"
+    path.write_bytes(PROTO + start + one * 400 + b"t.")
+
+
+def text_encoded_again(path):
+    long = b"\x8d" + (1 << 22).to_bytes(8, "little") + b"a" * (1 << 22) + b"\x940"
+    path.write_bytes(
+        PROTO + long + b"(" + (name("_codecs", "encode") + b"h\x00" + text("latin1") + b"\x86R") * 400 + b"t."
+    )
+
+
+def bytearray_of_a_number(path):
+    path.write_bytes(PROTO + name("builtins", "bytearray") + number(10**12) + b"\x85R.")
+
+
+def bytearray_claimed(path):
+    path.write_bytes(b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"abc.")
+
+
+def zero_stride(path):
+    torch.save({"g_ema": {"w": torch.zeros(1).expand(10**13)}}, path)
+
+
+def zero_stride_in_a_pickle(path):
+    path.write_bytes(
+        PROTO + storage(torch.zeros(1)) + b"\x940}" + text("G_ema") + TENSOR + b"(h\x00" + shaped(10**13, 0) + b"s."
+    )
+
+
+def no_numbers_of_a_huge_shape(path):
+    state = {"style.1.weight": torch.zeros(0, 1).expand(0, 10**13), "conv1.conv.weight": torch.zeros(1, 8, 8, 3, 3)}
+    torch.save({"g_ema": state | {"input.input": torch.zeros(0), "to_rgbs.0.bias": torch.zeros(0)}}, path)
+
+
+def numbers_in_names(path):
+    state = {"style.1.weight": torch.zeros(1, 1), "conv1.conv.weight": torch.zeros(1, 1), "input.input": torch.zeros(1)}
+    torch.save({"g_ema": state | {"to_rgbs.99999999999.bias": torch.zeros(1)}}, path)
+
+
+def many_doublings(path):
+    state = {"style.1.weight": torch.zeros(1, 1), "conv1.conv.weight": torch.zeros(1, 1), "input.input": torch.zeros(1)}
+    state |= {f"to_rgbs.{i}.bias": torch.zeros(1) for i in range(60)}
+    torch.save({"g_ema": state | {f"convs.{i}.conv.weight": torch.zeros(1, 1) for i in range(120)}}, path)
+
+
+def overlapping_members(path):
+    """Members of a zip file that are the same bytes: 200 storages of 1 MB in a file of 1 MB."""
+    torch.save({"g_ema": {f"w{i}": torch.zeros(1 << 18) for i in range(2)}}, path)
+    raw = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+    first, second = (next(i for n, i in infos.items() if n.endswith(f"data/{k}")) for k in "01")
+    at = raw.rindex(second.filename.encode()) - 4  # the offset in the directory
+    path.write_bytes(raw[:at] + first.header_offset.to_bytes(4, "little") + raw[at + 4 :])
+
+
+def zip_bomb(path):
+    torch.save({"g_ema": {"w": torch.zeros(1 << 26)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, raw in members.items():
+            archive.writestr(member, raw)
+
+
+def zip_bomb_of_bzip2(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a/data.pkl", bytes(1 << 28))
+
+
+def zip_of_a_million_members(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(50_000):
+            archive.writestr(f"archive/{'x' * 200}{i}", b"")
+
+
+def npz_bomb(path):
+    np.savez_compressed(path.with_suffix(".npz"), lat_comp=np.zeros(1 << 27, np.float32))
+    path.with_suffix(".npz").rename(path)
+
+
+def npz_of_objects(path):
+    np.savez(path.with_suffix(".npz"), lat_comp=np.array([{}], dtype=object))
+    path.with_suffix(".npz").rename(path)
+
+
+def npy_that_claims(path):
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**13,)})
+        file.write(b"\x00" * 64)
+
+
+def npy_of_a_dict(path):
+    with path.open("wb") as file:
+        np.save(file, {"w": 1})
+
+
+def npy_with_a_deep_header(path):
+    head = "(" * 9000 + ")" * 9000
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode())
+
+
+def tfjs(path, weights_, paths=("w.bin",), raw=b"\x00" * 16):
+    path.write_text(json.dumps({"weightsManifest": [{"paths": list(paths), "weights": weights_}]}))
+    (path.parent / "w.bin").write_bytes(raw)
+
+
+def tfjs_that_claims(path):
+    tfjs(path, [{"name": "a", "shape": [10**13], "dtype": "float32"}])
+
+
+def tfjs_negative(path):
+    tfjs(path, [{"name": "a", "shape": [-1], "dtype": "float32"}])
+
+
+def tfjs_file_again(path):
+    tfjs(path, [], paths=["w.bin"] * 1000, raw=bytes(1 << 22))
+
+
+def tfjs_other_folder(path):
+    tfjs(path, [{"name": "a", "shape": [1], "dtype": "float32"}], paths=["../.."])
+
+
+def tfjs_device(path):
+    tfjs(path, [], paths=["zero"])
+    (path.parent / "zero").symlink_to("/dev/zero")
+
+
+def json_deep(path):
+    path.write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+
+
+def json_large(path):
+    path.write_text("{" + " " * (1 << 25) + "}")
+
+
+def lines_in_names(path):
+    torch.save({"state_dict": {"a\nstx: all is well\x1b[2J" + "x" * 100_000: torch.zeros(1)}}, path)
+
+
+def lines_in_globals(path):
+    path.write_bytes(PROTO + b"\x8c\x05os\n\nx" + text("system") + b"\x93.")
+
+
+def truncated_storage(path):
+    torch.save({"g_ema": {"w": torch.zeros(1000)}}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def sparse_tensor(path):
+    torch.save({"g_ema": {"w": torch.zeros(3, 3).to_sparse()}}, path)
+
+
+def integers_for_weights(path):
+    net = Generator(size=8, **SMALL)
+    torch.save({"g_ema": g_ema(net) | {"conv1.activate.bias": torch.zeros(8, dtype=torch.int64)}}, path)
+
+
+def torchscript(path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+
+
+HOSTILE = [
+    state_on_a_tensor,
+    state_on_a_class,
+    state_on_a_parameter,
+    call_of_a_tensor,
+    list_in_itself,
+    dict_in_itself,
+    laughs,
+    laughs_in_options,
+    options_in_themselves,
+    deep_key,
+    deep_member_of_a_set,
+    colliding_keys,
+    module_in_itself,
+    modules_shared,
+    modules_deep,
+    tf_components_in_themselves,
+    clones,
+    half_under_many_names,
+    clones_in_a_pickle,
+    same_storage_read_again,
+    array_made_again,
+    text_encoded_again,
+    bytearray_of_a_number,
+    bytearray_claimed,
+    zero_stride,
+    zero_stride_in_a_pickle,
+    no_numbers_of_a_huge_shape,
+    numbers_in_names,
+    many_doublings,
+    overlapping_members,
+    zip_bomb,
+    zip_bomb_of_bzip2,
+    zip_of_a_million_members,
+    npz_bomb,
+    npz_of_objects,
+    npy_that_claims,
+    npy_of_a_dict,
+    npy_with_a_deep_header,
+    tfjs_that_claims,
+    tfjs_negative,
+    tfjs_file_again,
+    tfjs_other_folder,
+    tfjs_device,
+    json_deep,
+    json_large,
+    lines_in_names,
+    lines_in_globals,
+    truncated_storage,
+    sparse_tensor,
+    integers_for_weights,
+    torchscript,
+]
+
+
+@pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
+def test_refused_in_a_line_at_little_cost(make, tmp_path, capsys):
+    path = tmp_path / "x.pt"
+    make(path)
+    peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    assert cli.main(["convert", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert time.process_time() - began < SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < MEGABYTES << 10
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert told.isprintable() or told[:-1].isprintable()
+    assert len(told) < 1000
+    assert str(path) in told
+    assert not (tmp_path / "out").exists()
