@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.config import Configured
 from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
 
 REFINEMENT_STEPS = 5  # of the public code's inference
 
 
-class Encoder(nn.Module):
+class Encoder(Configured, nn.Module):
     """Pictures to W+ codes. `latent_avg [num_ws, w_dim]`: the average code, to which `offsets` are added.
 
     in_channels: 3 for one pass, 6 for an encoder that also sees its last picture.

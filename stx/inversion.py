@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx import runtime
-from stx.domains.splits import Dataset, batch_positions
+from stx.domains.splits import Dataset
 from stx.encoder import Encoder
 from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
@@ -102,6 +102,7 @@ class InversionTask(Resumable):
         self.encoder, self.view = encoder.to(device), view
         self.generator = generator.to(device).eval().requires_grad_(False)
         self.loss, self.data, self.batch, self.mirror = loss.to(device), data, batch, mirror
+        self.examples = len(data)
         self.seed, self.device, self.extras = seed, device, list(extras)
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision {precision!r}; there is: {', '.join(PRECISIONS)}")
@@ -113,10 +114,6 @@ class InversionTask(Resumable):
         runtime.share_statistics(self.encoder)
         self.optimizer = Ranger([p for p in encoder.parameters() if p.requires_grad], lr=lr)
         self.schedule = falling_rate(self.optimizer, steps, lr_decay)
-
-    def positions(self, step: int) -> list[int]:
-        """Data positions of batch `step`."""
-        return batch_positions(len(self.data), self.batch, step, self.seed).tolist()
 
     def draw(self, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b 3 h w"]:
         """The generator's pictures of codes."""

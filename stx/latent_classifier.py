@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor, nn
 
-from stx.domains.splits import batch_positions
+from stx.files.config import Configured
 from stx.files.errors import InputError
 from stx.training.loop import Resumable
 
@@ -28,7 +28,7 @@ CELEBA = (  # the forty, in CelebA's order
 )
 
 
-class LatentClassifier(nn.Module):
+class LatentClassifier(Configured, nn.Module):
     """W+ codes to logits and embeddings.
 
     num_ws, w_dim: shape of the codes; attributes: their names; hidden: widths of the shared MLP; dim: of an embedding.
@@ -45,13 +45,6 @@ class LatentClassifier(nn.Module):
     ):
         super().__init__()
         self.num_ws, self.w_dim, self.attributes = num_ws, w_dim, tuple(attributes)
-        self.config = {
-            "num_ws": num_ws,
-            "w_dim": w_dim,
-            "attributes": list(attributes),
-            "hidden": list(hidden),
-            "dim": dim,
-        }
         widths, count = [num_ws * w_dim, *hidden], len(attributes)
         self.fcs = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False))
         self.embedding_weight = nn.Parameter(torch.randn(count, dim, widths[-1]) / widths[-1] ** 0.5)
@@ -93,14 +86,10 @@ class LatentClassifierTask(Resumable):
         device: str = "cpu",
     ):
         self.net, self.ws, self.labels = net.to(device), ws, torch.from_numpy(labels).float()
-        self.batch, self.seed, self.device = batch, seed, device
+        self.examples, self.batch, self.seed, self.device = len(ws), batch, seed, device
         self.noise = noise * ws.std(0).to(device)
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps)
-
-    def positions(self, step: int) -> list[int]:
-        """Positions of batch `step` among the codes."""
-        return batch_positions(len(self.ws), self.batch, step, self.seed).tolist()
 
     def step(self, step: int) -> dict[str, float]:
         """One update."""
@@ -109,10 +98,7 @@ class LatentClassifierTask(Resumable):
         ws = self.ws[where].to(self.device)
         logits, _ = self.net(ws + self.noise * torch.randn_like(ws))
         loss = F.binary_cross_entropy_with_logits(logits, self.labels[where].to(self.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(loss)
         return {"loss": loss.item()}
 
 

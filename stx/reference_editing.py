@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.domains.splits import batch_positions
+from stx.files.config import Configured
 from stx.files.errors import InputError
 from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS
 from stx.training.loop import Resumable
@@ -40,7 +40,7 @@ class CompetitiveAttention(nn.MultiheadAttention):
         return out, weights.mean(1) if need_weights else None
 
 
-class ReferenceEditor(nn.Module):
+class ReferenceEditor(Configured, nn.Module):
     """Source and reference W+ codes to the edited code, for the one attribute it was trained on.
 
     form: "paper" or "released". attribute: its name, where known. A new editor of the paper's form changes nothing.
@@ -59,13 +59,6 @@ class ReferenceEditor(nn.Module):
         if form not in FORMS:
             raise InputError(f"unknown form {form!r}: expected one of {', '.join(FORMS)}")
         self.w_dim, self.form, self.attribute = w_dim, form, attribute
-        self.config = {
-            "w_dim": w_dim,
-            "form": form,
-            "feed_forward": feed_forward,
-            "dropout": dropout,
-            "attribute": attribute,
-        }
         layer = nn.TransformerDecoderLayer(w_dim, HEADS, feed_forward, dropout, batch_first=True)
         if form == "paper":
             layer.multihead_attn = CompetitiveAttention(w_dim, HEADS, dropout, batch_first=True)
@@ -144,14 +137,11 @@ class ReferenceTask(Resumable):
         device: str = "cpu",
     ):
         self.editor, self.classifier = editor.to(device), classifier.to(device).eval().requires_grad_(False)
-        self.index, self.ws, self.batch, self.seed, self.device = index, ws, batch, seed, device
+        self.index, self.ws, self.seed, self.device = index, ws, seed, device
+        self.examples, self.batch = len(ws), 2 * (batch // 2)  # sources, then as many references
         self.embeddings = self._embed(ws)
         self.optimizer = torch.optim.Adam(editor.parameters(), lr=lr, weight_decay=weight_decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
-
-    def positions(self, step: int) -> list[int]:
-        """Positions of batch `step` among the codes: sources, then as many references."""
-        return batch_positions(len(self.ws), 2 * (self.batch // 2), step, self.seed).tolist()
 
     def step(self, step: int) -> dict[str, float]:
         """One update."""
@@ -159,10 +149,7 @@ class ReferenceTask(Resumable):
         where = self.positions(step)
         parts = self._losses(self.ws[where], self.embeddings[where])
         loss = sum(parts.values())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(loss)
         return {"loss": loss.item()} | {name: part.item() for name, part in parts.items()}
 
     @torch.no_grad()

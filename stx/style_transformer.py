@@ -117,18 +117,6 @@ class StyleTransformer(Encoder):
         queries = queries or num_ws
         if queries < num_ws:
             raise InputError(f"{queries} queries cannot give {num_ws} tokens")
-        self.config = {
-            "num_ws": num_ws,
-            "n_mlp": n_mlp,
-            "widths": list(widths),
-            "units": list(units),
-            "queries": queries,
-            "in_channels": in_channels,
-            "stages": stages,
-            "self_attention": self_attention,
-            "mapping": mapping,
-            "feed_forward": feed_forward,
-        }
         self.encoder = StyleTransformerEncoder(
             num_ws=queries,
             widths=widths,

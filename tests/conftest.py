@@ -10,7 +10,6 @@ from stx.baselines import registry
 from stx.baselines.directions import Directions
 from stx.baselines.psp import PSP
 from stx.checkpoints import weights
-from stx.evaluation import editing, inversions
 from stx.latent_classifier import LatentClassifier
 from stx.perception.attribute_classifier import AttributeClassifier
 from stx.perception.identity import IdentityNet, MobileFace, MoCo
@@ -54,7 +53,7 @@ def home(tmp_path, tiny):
 @pytest.fixture
 def own(tmp_path):
     """The README's file with methods of one's own; what it adds in this process is taken out again."""
-    tables = [registry.METHODS, weights.NETWORKS, inversions.OWN, editing.OWN]
+    tables = [registry.METHODS, registry.INVERTERS, registry.EDITORS]
     before = [dict(table) for table in tables]
     path = tmp_path / "mine.py"
     readme = (Path(__file__).parent.parent / "README.md").read_text()

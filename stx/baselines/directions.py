@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.config import Configured
 from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
 
 
-class Directions(nn.Module):
+class Directions(Configured, nn.Module):
     """Edit directions in W or W+: `directions [count, tokens, w_dim]` of unit length, tokens 1 for W.
 
     GANSpace's also have `mean [w_dim]` and `std [count]` of the principal components; zeros and ones otherwise.
@@ -22,7 +23,6 @@ class Directions(nn.Module):
 
     def __init__(self, *, count: int, tokens: int, w_dim: int):
         super().__init__()
-        self.config = {"count": count, "tokens": tokens, "w_dim": w_dim}
         self.register_buffer("directions", torch.zeros(count, tokens, w_dim))
         self.register_buffer("mean", torch.zeros(w_dim))
         self.register_buffer("std", torch.ones(count))

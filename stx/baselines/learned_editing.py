@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from zuko.flows import CNF
 
-from stx.domains.splits import batch_positions
 from stx.runtime import progress
 from stx.stylegan2.networks import Generator
+from stx.training.loop import batch_positions
 
 Watch = Callable[[float], None]
 

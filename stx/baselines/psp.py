@@ -89,17 +89,6 @@ class PSP(Encoder):
         if head not in HEADS or (resnet and head == "pyramid"):
             raise InputError(f"head {head!r}: expected one of {', '.join(HEADS)}; a pyramid needs IR-SE units")
         self.head, self.progressive, self.stage = head, progressive, num_ws
-        self.config = {
-            "num_ws": num_ws,
-            "widths": list(widths),
-            "units": list(units),
-            "input_side": input_side,
-            "head": head,
-            "progressive": progressive,
-            "in_channels": in_channels,
-            "resnet": resnet,
-            "hidden": hidden,
-        }
         hidden = hidden or w_dim
         self.backbone = (ResNet if resnet else IRSE)(widths=widths, units=units, in_channels=in_channels)
         halvings = max(int(math.log2(input_side / 2 ** len(widths))), 0)

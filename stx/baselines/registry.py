@@ -6,6 +6,7 @@ three of them (Alaluf et al. 2021), IDInvert's domain-guided encoder (Zhu et al.
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,36 @@ METHODS = {
 }
 
 
+INVERTERS: dict[str, Callable[[Any], Any]] = {}  # of one's own, by name: from a pipeline to an `Inverter`
+EDITORS: dict[str, Callable[[Any], Any]] = {}  # of one's own, by title: from the fitted `Methods` to a method
+
+
+def register(
+    name: str,
+    *,
+    encoder: Method | None = None,
+    inverter: Callable[[Any], Any] | None = None,
+    editor: Callable[[Any], Any] | None = None,
+) -> None:
+    """Adds a method of one's own to the tables, the figures, `stx train` and the explorer.
+
+    encoder: trained, saved and loaded under `name` as the compared ones are. inverter: gives, for a pipeline, another
+    way to invert (`stx.evaluation.inversions.Inverter`). editor: gives, for `stx.evaluation.editing.Methods`, a way to
+    edit. Raises `InputError` where there is already another one of that name.
+    """
+    for table, own in ((METHODS, encoder), (INVERTERS, inverter), (EDITORS, editor)):
+        if own is None:
+            continue
+        if name in table and table is METHODS and table[name].network.__module__.startswith("stx."):
+            raise InputError(f"{name!r} is a method of the package; choose another name")
+        table[name] = own
+
+
 def add_own(path: str | Path) -> None:
     """Runs a Python file of one's own, which adds methods to the comparison; nothing where `path` is empty.
 
-    Encoders go into `METHODS` and `stx.checkpoints.weights.NETWORKS`, other ways to invert into
-    `stx.evaluation.inversions.OWN`, ways to edit
-    into `stx.evaluation.editing.OWN`. The file may import its neighbours. Raises `ValueError` for a path that is no
-    Python file.
+    The file calls `register` for each of its methods, and may import its neighbours. Raises `InputError` for a path
+    that is no Python file.
     """
     if not str(path):
         return

@@ -16,6 +16,7 @@ from torch import nn
 
 from stx.baselines.directions import Directions
 from stx.baselines.psp import PSP
+from stx.baselines.registry import METHODS
 from stx.checkpoints.tensors import check_state
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
@@ -58,6 +59,12 @@ MADE_BY = {  # what to do where a network is missing
 }
 
 
+def networks() -> dict[str, type[nn.Module]]:
+    """The classes of networks by the names in files, those of registered encoders among them."""
+    own = {name: method.network for name, method in METHODS.items() if method.network not in NETWORKS.values()}
+    return NETWORKS | own
+
+
 def save(
     net: nn.Module,
     folder: str | Path,
@@ -70,15 +77,15 @@ def save(
 
     notes: what to remember of the training, as JSON. bits: of mantissa that matrices and kernels keep (float16 has 10):
     with 5 a file compresses to two thirds. Raises `TrainingError` when the disk refuses, `WeightsError` for a class
-    that is not in `NETWORKS`.
+    that is not in `networks`.
     """
     folder = Path(folder)
     claim_networks([folder])
     folder.mkdir(parents=True, exist_ok=True)
-    kind = next((name for name, cls in NETWORKS.items() if isinstance(net, cls)), None)
+    kind = next((name for name, cls in networks().items() if type(net) is cls), None)
     if kind is None:
         raise WeightsError(
-            f"a {type(net).__name__} is not in stx.checkpoints.weights.NETWORKS, so it could not be read again"
+            f"a {type(net).__name__} is no network of the package and not registered, so it could not be read again"
         )
     tensors = {k: v.detach().cpu() for k, v in net.state_dict().items()}
     if bits is not None:
@@ -100,7 +107,7 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
     config = read_config(folder)
     path = Path(folder) / "model.safetensors"
     try:
-        net = NETWORKS[config["network"]](**config["args"])
+        net = networks()[config["network"]](**config["args"])
     except Exception as error:  # arguments from a file: constructors raise many kinds
         told = f"{folder}/config.json does not describe a known network ({error}); one of your own needs its file (own)"
         raise WeightsError(told) from None

@@ -55,17 +55,3 @@ def check_split(name: str, count: int | None) -> None:
         raise DomainError(f"unknown split {name!r}: expected one of {', '.join(FOLDER_SPLITS)}")
     if count is not None and count < 1:
         raise DomainError(f"{count} pictures of the split {name!r}: at least 1")
-
-
-def batch_positions(n: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """The positions of training batch `step` (from 0): shuffled epochs over `n` pictures, without an end.
-
-    A function of its arguments alone, so that a resumed run goes on where it stopped without stored state.
-    """
-    if n == 0:
-        raise DomainError("no pictures to train on: this split is empty")
-    first = step * batch
-    epochs = range(first // n, (first + batch - 1) // n + 1)
-    order = np.concatenate([np.random.RandomState((seed * 1_000_003 + e) % 2**32).permutation(n) for e in epochs])
-    offset = first - epochs[0] * n
-    return order[offset : offset + batch]

@@ -18,6 +18,7 @@ from stx import label_editing, metrics
 from stx.attribute_dependency import best_match, changes, dependency, strengths
 from stx.baselines.directions import GANSpace, InterFaceGAN, SeFa, conditioned
 from stx.baselines.learned_editing import LatentCLR, LatentTransformer, StyleFlow
+from stx.baselines.registry import EDITORS
 from stx.baselines.stylespace import StyleSpace
 from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
 from stx.perception.lpips import load_lpips, vgg16_features
@@ -56,13 +57,8 @@ def until_shown(
     return torch.stack([codes[k][i] for i, k in enumerate(seen.argmax(0))])
 
 
-OWN: dict[
-    str, Callable[["Methods"], Method]
-] = {}  # methods from elsewhere, by title (`stx.baselines.registry.add_own`)
-
-
 class Methods(Mapping):
-    """Every method by name, each fitted when it is first asked for; those of `OWN` are fitted on this object.
+    """Every method by name, each fitted when it is first asked for; `EDITORS` are fitted on this object.
 
     codes: gives, when a method first needs them, sampled codes (all tokens alike) and the image classifier's logits for
     their pictures. Methods without labels (GANSpace, SeFa, LatentCLR) give for an attribute the direction that goes
@@ -97,7 +93,7 @@ class Methods(Mapping):
             "StyleFlow": self._styleflow,
             "latent transformer": self._latent_transformer,
         }
-        self._fit |= {name: partial(fit, self) for name, fit in OWN.items()}
+        self._fit |= {name: partial(fit, self) for name, fit in EDITORS.items()}
 
     def __getitem__(self, name: str) -> Method:
         if name not in self.fitted:

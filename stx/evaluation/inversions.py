@@ -62,9 +62,6 @@ class Inverter:
         return self.run(image).ws
 
 
-OWN: dict[str, Callable[[Pipeline], Inverter]] = {}  # methods from elsewhere by name (`stx.baselines.registry.add_own`)
-
-
 @dataclass(frozen=True)
 class Result:
     """What a method made of a data set: codes on the CPU, pictures, and pictures after some steps of a search."""

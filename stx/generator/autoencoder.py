@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from stx.domains.datasets import Domain
-from stx.domains.splits import Dataset, batch_positions
+from stx.domains.splits import Dataset
 from stx.files.checksums import fingerprint
 from stx.files.errors import InputError, TrainingError
 from stx.generator.gan import ExtraLoss
@@ -104,25 +104,18 @@ class AutoencoderTask(Resumable):
     ):
         self.generator, self.encoder = generator.to(device), encoder.to(device).train()
         self.loss, self.data, self.view = loss.to(device), data, view
-        self.batch, self.seed, self.device = batch, seed, device
+        self.examples, self.batch, self.seed, self.device = len(data), batch, seed, device
         drawing = [p for name, p in generator.named_parameters() if not name.startswith("style.")]
         groups = [{"params": drawing}, {"params": list(encoder.parameters()), "lr": lr / 2}]
         self.optimizer = torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.99))
         self.schedule = falling_rate(self.optimizer, steps, lr_decay)
-
-    def positions(self, step: int) -> list[int]:
-        """Data positions of batch `step`."""
-        return batch_positions(len(self.data), self.batch, step, self.seed).tolist()
 
     def step(self, step: int) -> dict[str, float]:
         """One update."""
         image = self.data.batch(self.positions(step)).to(self.device)
         drawn = self.generator(self.generator.broadcast(self.encoder(image)), noise="random")
         total, parts = self.loss(self.view(image), self.view(drawn))
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(total)
         return {"loss": total.item()} | parts
 
     @torch.no_grad()
@@ -227,12 +220,9 @@ class FlowTask(Resumable):
         self.average = copy.deepcopy(self.flow).requires_grad_(False)
         self.targets = (codes.to(device) - self.flow.mean) / self.flow.spread
         self.batch, self.seed, self.norm = batch, seed, PixelNorm()
+        self.examples = len(self.targets)
         self.optimizer = torch.optim.AdamW(flow.parameters(), lr=lr, weight_decay=0.01)
         self.schedule = falling_rate(self.optimizer, steps, 1.0)
-
-    def positions(self, step: int) -> list[int]:
-        """Positions of the codes of batch `step`."""
-        return batch_positions(len(self.targets), self.batch, step, self.seed).tolist()
 
     def step(self, step: int) -> dict[str, float]:
         """One update: each z of the batch goes to the code that optimal transport gives it."""
@@ -241,10 +231,7 @@ class FlowTask(Resumable):
         _, order = linear_sum_assignment(torch.cdist(begin, end).square().cpu().numpy())
         end, time = end[order], torch.rand(len(end), device=end.device)
         loss = F.mse_loss(self.flow(torch.lerp(begin, end, time[:, None]), time), end - begin)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(loss)
         ema_update(self.average, self.flow, min(FLOW_AVERAGE, 1 - 1 / (step + 1)))
         return {"loss": loss.item()}
 
@@ -263,13 +250,10 @@ class MappingTask(Resumable):
     ):
         self.mapping, self.flow = generator.to(device).style, flow.to(device)
         self.batch, self.seed = batch, seed
+        self.examples = len(self.z)
         self.z = torch.randn(count, generator.w_dim, generator=torch.Generator().manual_seed(seed)).to(device)
         self.optimizer = torch.optim.Adam(self.mapping.parameters(), lr=lr, betas=(0.9, 0.99))
         self.schedule = falling_rate(self.optimizer, steps, 1.0)
-
-    def positions(self, step: int) -> list[int]:
-        """Positions of the pairs of batch `step`."""
-        return batch_positions(len(self.z), self.batch, step, self.seed).tolist()
 
     @cached_property
     def codes(self) -> Float[Tensor, "count w_dim"]:
@@ -280,10 +264,7 @@ class MappingTask(Resumable):
         """One update."""
         where = self.positions(step)
         loss = F.mse_loss(self.mapping(self.z[where]), self.codes[where]) / self.flow.spread.square()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(loss)
         return {"loss": loss.item()}
 
 

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx import runtime
-from stx.domains.splits import Dataset, batch_positions
+from stx.domains.splits import Dataset
 from stx.generator.graphs import Replayed
 from stx.generator.projected import ProjectedDiscriminator
 from stx.stylegan2.networks import Discriminator, Generator
-from stx.training.loop import ema_update, falling_rate
+from stx.training.loop import batch_positions, ema_update, falling_rate
 
 REMEMBERED = 512  # latest samples, which tell how often an attribute is shown; more would be stale
 

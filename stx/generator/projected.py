@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.config import Configured
 from stx.files.errors import InputError, WeightsError
 from stx.stylegan2.networks import ConvLayer, minibatch_stddev
 from stx.stylegan2.ops import EqualLinear
@@ -85,7 +86,7 @@ class FeatureHead(nn.Module):
         return self.final(torch.cat([x, minibatch_stddev(x)], 1))
 
 
-class ProjectedDiscriminator(nn.Module):
+class ProjectedDiscriminator(Configured, nn.Module):
     """One logit for the halved picture and one per scale of frozen features: `[b, 5]`.
 
     size: side of the pictures; zoom: how much they are enlarged for the features, to at least 64 pixels in all. Small
@@ -95,7 +96,7 @@ class ProjectedDiscriminator(nn.Module):
 
     def __init__(self, *, size: int, zoom: int = 1):
         super().__init__()
-        self.config, self.zoom = {"size": size, "zoom": zoom}, zoom
+        self.zoom = zoom
         if size * zoom < 64:
             raise InputError(f"pictures of {size} pixels are too small for ImageNet features; the least is 64")
         self.features = EfficientNetFeatures()

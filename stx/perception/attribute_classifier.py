@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.domains.splits import Dataset, batch_positions
+from stx.domains.splits import Dataset
+from stx.files.config import Configured
 from stx.files.errors import InputError
 from stx.perception.irse import IRSE
 from stx.stylegan2.ops import resize
 from stx.training.loop import Resumable
 
 
-class AttributeClassifier(nn.Module):
+class AttributeClassifier(Configured, nn.Module):
     """Pictures in [-1, 1] to logits, one per attribute.
 
     size: side of the pictures; widths, units: of the IR-SE backbone.
@@ -24,12 +25,6 @@ class AttributeClassifier(nn.Module):
     def __init__(self, *, size: int, attributes: Sequence[str], widths: Sequence[int], units: Sequence[int]):
         super().__init__()
         self.size, self.attributes = size, tuple(attributes)
-        self.config = {
-            "size": size,
-            "attributes": list(attributes),
-            "widths": list(widths),
-            "units": list(units),
-        }
         self.backbone = IRSE(widths=widths, units=units)
         area = (size // 2 ** len(widths)) ** 2
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(widths[-1] * area, len(attributes)))
@@ -47,13 +42,10 @@ class ClassifierTask(Resumable):
         if data.labels is None:
             raise InputError("this domain has no labels: put a labels.csv beside its pictures")
         self.net, self.data, self.batch, self.seed, self.device = net.to(device), data, batch, seed, device
+        self.examples = len(data)
         self.labels = torch.from_numpy(data.labels).float()
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-3)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps)
-
-    def positions(self, step: int) -> list[int]:
-        """Data positions of batch `step`."""
-        return batch_positions(len(self.data), self.batch, step, self.seed).tolist()
 
     def step(self, step: int) -> dict[str, float]:
         """One update; the pictures get a little noise, so that generated ones do not surprise the network."""
@@ -62,10 +54,7 @@ class ClassifierTask(Resumable):
         image = self.data.batch(where).to(self.device)
         image = image + 0.1 * torch.rand(len(image), 1, 1, 1, device=image.device) * torch.randn_like(image)
         loss = F.binary_cross_entropy_with_logits(self.net(image), self.labels[where].to(self.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(loss)
         return {"loss": loss.item()}
 
 

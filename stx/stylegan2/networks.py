@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.files.config import Configured
 from stx.files.errors import InputError
 from stx.stylegan2.ops import (
     EPSILON,
@@ -140,7 +141,7 @@ class ToRGB(nn.Module):
         return rgb if skip is None else rgb + self.upsample(skip)
 
 
-class Generator(nn.Module):
+class Generator(Configured, nn.Module):
     """z -> w -> ws -> styles -> picture.
 
     size: resolution. channel_base, channel_max: channels at resolution r are min(channel_base / r, channel_max).
@@ -161,13 +162,6 @@ class Generator(nn.Module):
         sizes = resolutions(size)
         channels = [max(1, min(channel_base // r, channel_max)) for r in sizes]
         self.size, self.w_dim, self.num_ws = size, z_dim, 2 * len(sizes)
-        self.config = {
-            "size": size,
-            "z_dim": z_dim,
-            "n_mlp": n_mlp,
-            "channel_base": channel_base,
-            "channel_max": channel_max,
-        }
         self.style = mapping_network(z_dim, n_mlp)
         self.input = ConstantInput(channels[0])
         self.conv1 = StyledConv(channels[0], channels[0], z_dim)
@@ -324,7 +318,7 @@ class ResBlock(nn.Module):
         return (self.conv2(self.conv1(x)) + self.skip(x)) / math.sqrt(2)
 
 
-class Discriminator(nn.Module):
+class Discriminator(Configured, nn.Module):
     """Residual discriminator with the minibatch standard deviation as an extra channel.
 
     The batch must be smaller than `STDDEV_GROUP` or a multiple of it.
@@ -332,7 +326,6 @@ class Discriminator(nn.Module):
 
     def __init__(self, *, size: int, channel_base: int = 32768, channel_max: int = 512):
         super().__init__()
-        self.config = {"size": size, "channel_base": channel_base, "channel_max": channel_max}
         channels = [max(1, min(channel_base // r, channel_max)) for r in reversed(resolutions(size))]
         blocks = [ResBlock(i, o) for i, o in pairwise(channels)]
         self.convs = nn.Sequential(ConvLayer(3, channels[0], 1), *blocks)

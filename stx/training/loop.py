@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stx import runtime
 from stx.files.atomic import atomic_write, write_text
-from stx.files.errors import InputError, TrainingError
+from stx.files.errors import DomainError, InputError, TrainingError
 from stx.files.outputs import claim_files
 
 
@@ -42,9 +43,26 @@ class Task(Protocol):
 
 
 class Resumable:
-    """A task whose whole state is that of the parts named in `kept`."""
+    """A task whose whole state is that of the parts named in `kept`, over `examples` that are read in shuffled batches.
+
+    A task sets `examples` (how many there are), `batch` and `seed`.
+    """
 
     kept: tuple[str, ...] = ("net", "optimizer", "schedule")
+    examples: int
+    batch: int
+    seed: int
+
+    def positions(self, step: int) -> list[int]:
+        """The positions of batch `step` among the examples."""
+        return batch_positions(self.examples, self.batch, step, self.seed).tolist()
+
+    def descend(self, loss: Tensor) -> None:
+        """One update down the gradient of a loss, and of the rate."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
 
     def state_dict(self) -> dict:
         """The state of every part."""
@@ -110,6 +128,20 @@ def train(
                 break
     runtime.wait()
     return pd.DataFrame(rows)
+
+
+def batch_positions(n: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """The positions of training batch `step` (from 0): shuffled epochs over `n` pictures, without an end.
+
+    A function of its arguments alone, so that a resumed run goes on where it stopped without stored state.
+    """
+    if n == 0:
+        raise DomainError("no pictures to train on: this split is empty")
+    first = step * batch
+    epochs = range(first // n, (first + batch - 1) // n + 1)
+    order = np.concatenate([np.random.RandomState((seed * 1_000_003 + e) % 2**32).permutation(n) for e in epochs])
+    offset = first - epochs[0] * n
+    return order[offset : offset + batch]
 
 
 def load_state(path: Path) -> dict:

@@ -174,7 +174,7 @@ def test_a_method_of_ones_own_joins_the_table(tmp_path, monkeypatch, own):
     assert (type(net).__name__, net.config["widths"]) == ("Mine", [16, 32, 64, 256])
     assert cli.main([*train, "--more", "1"]) == 0
     assert pd.read_csv(data / "compared" / "mine" / "log.csv")["step"].tolist() == [2, 3]
-    del weights.NETWORKS["mine"]  # as in another process
+    del METHODS["mine"]  # as in another process
     invert = [
         "invert",
         str(ROOT / "figures" / "03_inversions.png"),
@@ -212,7 +212,7 @@ def test_own_methods_that_cannot_be_used(tmp_path, capsys, own):
     for path in (tmp_path / "none.py", tmp_path):
         with pytest.raises(ValueError, match="no such Python file"):
             add_own(path)
-    with pytest.raises(weights.WeightsError, match=r"a Linear is not in stx\.checkpoints\.weights\.NETWORKS"):
+    with pytest.raises(weights.WeightsError, match=r"a Linear is no network of the package and not registered"):
         weights.save(torch.nn.Linear(2, 2), tmp_path / "linear")
 
 

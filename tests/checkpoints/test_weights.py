@@ -7,6 +7,7 @@ import torch
 
 from stx.checkpoints import weights
 from stx.files.errors import WeightsError
+from stx.files.places import data_dir
 from stx.generator.projected import ProjectedDiscriminator
 from stx.perception.attribute_classifier import AttributeClassifier
 
@@ -129,3 +130,9 @@ def test_rounded_mantissas_are_near_and_small(tmp_path):
             assert torch.equal(mantissa, mantissa.round())
         else:
             torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", sorted(data_dir().glob("*/**/config.json")), ids=lambda path: str(path.parent)[-30:])
+def test_shipped_networks_remember_what_they_were_made_with(path):
+    args = json.loads(path.read_text())["args"]
+    assert weights.load(path.parent).config == args

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stx.domains import datasets, images, splits
+from stx.domains import datasets, images
 from stx.files.errors import DomainError, ImageError
+from stx.training import loop
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def test_a_split_of_no_pictures_is_refused(folder):
 @pytest.mark.parametrize(("n", "batch"), [(10, 4), (7, 7), (3, 8), (5, 1)])
 def test_batches_go_through_every_epoch(n, batch):
     steps = 6 * n
-    seen = np.concatenate([splits.batch_positions(n, batch, step, seed=3) for step in range(steps)])
+    seen = np.concatenate([loop.batch_positions(n, batch, step, seed=3) for step in range(steps)])
     assert len(seen) == steps * batch
     for epoch in range(len(seen) // n):
         assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
