@@ -5,6 +5,7 @@
 # make explore      the latent explorer as a page in the browser
 # make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
+# make test-all     the same and what only a release needs: notebooks on another device, methods of one's own, ...
 PYTHON ?= python3
 VENV ?= .venv
 DOMAIN ?= avatars
@@ -14,7 +15,7 @@ BIN = $(VENV)/bin
 NAME = $(shell basename "$(DOMAIN)")
 FIGURES = $(if $(filter avatars,$(NAME)),figures,runs/$(NAME)/figures)
 
-.PHONY: reproduce train sweep explore recording test lint clean
+.PHONY: reproduce train sweep explore recording test test-all lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$(DOMAIN)"
@@ -35,8 +36,12 @@ explore: $(VENV)/installed
 recording: $(VENV)/installed
 	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/explorer/test_browser.py -k recording
 
+# a worker for each core, with one thread: small networks gain nothing from a second
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "not release"
+
+test-all: $(VENV)/installed lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

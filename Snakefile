@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from stx.domains import datasets
+from stx.files.places import data_dir
 from stx.reports.notebooks import parameters
 
 DOMAIN = str(config.get("domain", "avatars"))

@@ -86,10 +86,14 @@ def first_order(
     *,
     per_token: bool = False,
 ) -> Float[Tensor, "b num_ws w_dim"]:
-    """-g / |g|: the direction in which each code's loss falls fastest.
+    """n = -g / |g| with g = grad_w BCE(C_l^k(w), y): the steepest descent of each code's own loss (section 3.3).
 
     g is (P - y) times the gradient of the logit; only its direction counts, so the logit's is taken: the factor rounds
     to zero where the classifier is certain.
+
+    Args: ws W+ codes; index, target: attribute k and wanted label y (1: add, 0: remove) of every code; per_token: unit
+    length of each token, as the released script has it, instead of the whole code.
+    Returns unit directions of the shape of `ws`.
     """
     sign = torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)
     return normalise(sign[:, None, None] * _logit_gradient(classifier, ws, index), per_token=per_token)
@@ -106,7 +110,9 @@ def second_order(
     xi: float = XI,
     seed: int = 0,
 ) -> Float[Tensor, "b num_ws w_dim"]:
-    """The dominant eigenvector d of the Hessian of each code's loss, by d <- (g(w + xi d) - g(w)) / xi, normalised.
+    """The dominant eigenvector d of the Hessian H of each code's loss, by power iteration (section 3.3).
+
+    d <- Hd / |Hd| with Hd = (g(w + xi d) - g(w)) / xi, from a random unit d of `seed`, `iterations` times.
 
     Of the two signs the one that lowers the loss is taken. For a classifier that is linear in pieces, as a leaky ReLU
     network is, the Hessian within a piece is a multiple of g g^T, so that a small xi gives the first-order direction
@@ -201,7 +207,7 @@ def edit(
     *,
     tokens: slice = slice(None),
 ) -> Float[Tensor, "b num_ws w_dim"]:
-    """`ws + strength * direction` on a range of tokens."""
+    """w_e = w + alpha n on a range of tokens; strength: alpha, one for all codes or one each, in units of W+."""
     strength = torch.as_tensor(strength, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1)
     edited = ws.clone()
     edited[:, tokens] = (ws + strength * direction)[:, tokens]

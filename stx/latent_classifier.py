@@ -148,8 +148,15 @@ def calibrate(net: LatentClassifier, logits: np.ndarray, labels: Bool[np.ndarray
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> np.ndarray:
-    """Expected calibration error per attribute: |share of positives - mean probability| over bins of probability."""
-    p = expit(logits.astype(np.float64))
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = [np.abs(((labels - p) * (which == k)).sum(0)) for k in range(bins)]
-    return np.sum(gaps, axis=0) / len(p)
+    """Expected calibration error per attribute: |observed frequency - mean predicted probability|, averaged over bins.
+
+    Bins are of predicted probability and equally wide; each counts by its predictions.
+    """
+    from sklearn.calibration import calibration_curve  # slow to import
+
+    errors, inner_edges = [], np.linspace(0, 1, bins + 1)[1:-1]
+    for shown, predicted in zip(labels.T, expit(logits.astype(np.float64)).T, strict=True):
+        observed, mean = calibration_curve(shown, predicted, n_bins=bins)  # of the bins with predictions
+        counts = np.bincount(np.searchsorted(inner_edges, predicted))
+        errors.append(np.average(np.abs(observed - mean), weights=counts[counts > 0]))
+    return np.array(errors)

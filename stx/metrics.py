@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -126,7 +126,8 @@ def bootstrap(
 ) -> tuple[float, float]:
     """A percentile interval of `statistic(positions)` over resampled pictures 0..n-1, less the bias (Efron 1979).
 
-    The bias is how far resampling moves the mean of the statistic: distances of sets rise when pictures come twice.
+    The bias is how far resampling moves the mean of the statistic: distances of sets rise when pictures come twice, so
+    that scipy's percentile interval would lie beside the value.
     """
     random = np.random.RandomState(seed)
     values = np.array([statistic(random.randint(n, size=n)) for _ in range(resamples)])
@@ -138,9 +139,11 @@ def bootstrap(
 def mean_interval(
     values: Float[np.ndarray, "n"], *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The mean of one number per picture with its 95 % bootstrap interval: (mean, low, high)."""
-    low, high = bootstrap(lambda at: float(values[at].mean()), len(values), resamples=resamples, seed=seed)
-    return float(values.mean()), low, high
+    """The mean of one number per picture with its 95 % bootstrap interval: (mean, low, high).
+
+    For a share of pictures, `share_interval`.
+    """
+    return float(values.mean()), *_percentiles(np.mean, values, resamples=resamples, seed=seed)
 
 
 def difference_interval(
@@ -149,17 +152,47 @@ def difference_interval(
     """mean(a) - mean(b) of two unpaired samples with its 95 % bootstrap interval; NaN where one is empty."""
     if not len(a) or not len(b):
         return float("nan"), float("nan"), float("nan")
-    draws = np.random.RandomState(seed)
-    gaps = [draws.choice(a, len(a)).mean() - draws.choice(b, len(b)).mean() for _ in range(resamples)]
-    low, high = np.percentile(gaps, [2.5, 97.5])
-    return float(a.mean() - b.mean()), float(low), float(high)
+
+    found = _percentiles(lambda a, b, axis: a.mean(axis) - b.mean(axis), a, b, resamples=resamples, seed=seed)
+    return float(a.mean() - b.mean()), *found
 
 
-def roc_auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The probability that a positive scores above a negative (ties count half)."""
-    from scipy.stats import mannwhitneyu
+def _percentiles(statistic: Callable, *samples: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic of independent samples (Efron 1979); NaN where one has a NaN."""
+    from scipy.stats import bootstrap  # slow to import
 
-    return float(mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+    if any(np.isnan(x).any() for x in samples):
+        return float("nan"), float("nan")
+    # scipy asks for two observations; one that stands there twice has the same resamples
+    samples = tuple(np.repeat(x, 2) if len(x) == 1 else x for x in samples)
+    options = {"n_resamples": resamples, "batch": 100, "method": "percentile"}
+    found = bootstrap(samples, statistic, **options, random_state=np.random.RandomState(seed)).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def share_interval(values: Bool[np.ndarray, "n"] | Num[np.ndarray, "n"]) -> tuple[float, float, float]:
+    """The share of ones among outcomes of 0 or 1 with its 95 % Wilson interval, in [0, 1]: (share, low, high).
+
+    NaN without outcomes. Raises `ValueError` for other numbers than 0 and 1.
+    """
+    from scipy.stats import binomtest  # slow to import
+
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    if not np.isin(values, (0, 1)).all():
+        raise ValueError("a share of numbers other than 0 and 1: give `mean_interval` the numbers")
+    found = binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
+    return float(values.mean()), float(found.low), float(found.high)
+
+
+def roc_auc(positive: Num[np.ndarray, "n"], negative: Num[np.ndarray, "m"]) -> float:
+    """The probability that a positive scores above a negative (ties count half); NaN where one set is empty."""
+    from sklearn.metrics import roc_auc_score  # slow to import
+
+    if not len(positive) or not len(negative):
+        return float("nan")
+    labels = np.repeat([1, 0], [len(positive), len(negative)])
+    return float(roc_auc_score(labels, np.concatenate([positive, negative])))
 
 
 def parameters(*nets: nn.Module) -> int:

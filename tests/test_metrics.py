@@ -79,6 +79,8 @@ def test_interval_of_a_distance_of_sets_is_around_it():
 def test_roc_auc():
     assert metrics.roc_auc(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1
     assert metrics.roc_auc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+    assert metrics.roc_auc(np.array([1.0, 3.0]), np.array([2.0, 2.0, 0.0])) == pytest.approx(4 / 6)
+    assert np.isnan(metrics.roc_auc(np.array([1.0]), np.array([])))
 
 
 def test_cost():
@@ -101,3 +103,25 @@ def test_intervals_of_means_and_differences():
     assert gap == pytest.approx(a.mean() - b.mean())
     assert high - low == pytest.approx(2 * 1.96 * (1 / 400 + 1 / 300) ** 0.5, rel=0.2)
     assert all(np.isnan(metrics.difference_interval(a, b[:0])))
+
+
+def test_intervals_repeat_and_take_single_values():
+    values = np.random.RandomState(0).rand(50)
+    assert metrics.mean_interval(values, seed=3) == metrics.mean_interval(values, seed=3)
+    assert metrics.mean_interval(values, seed=3) != metrics.mean_interval(values, seed=4)
+    assert metrics.mean_interval(np.array([7.0])) == (7, 7, 7)
+    assert metrics.difference_interval(np.array([7.0]), np.array([2.0, 2.0])) == (5, 5, 5)
+    assert all(np.isnan(metrics.mean_interval(np.array([1.0, np.nan]))))
+
+
+def test_share_interval_is_wilsons_and_stays_between_0_and_1():
+    z, k, n = 1.959964, 2, 64
+    centre, half = (k + z**2 / 2) / (n + z**2), z / (n + z**2) * (k * (n - k) / n + z**2 / 4) ** 0.5
+    share, low, high = metrics.share_interval(np.arange(n) < k)
+    assert share == k / n
+    assert (low, high) == pytest.approx((centre - half, centre + half), rel=1e-5)
+    assert metrics.share_interval(np.zeros(n))[:2] == (0, 0)
+    assert metrics.share_interval(np.ones(n))[::2] == (1, 1)
+    assert all(np.isnan(metrics.share_interval(np.zeros(0))))
+    with pytest.raises(ValueError, match="other than 0 and 1"):
+        metrics.share_interval(np.array([0.5, 1.0]))

@@ -11,7 +11,10 @@ import json, resource, sys
 import numpy as np, torch
 from pathlib import Path
 import stx
-from stx import checkpoints, cli, evaluation, export, images, metrics, weights
+from stx import cli, metrics
+from stx.checkpoints import convert, export, weights
+from stx.domains import images
+from stx.evaluation import quality
 from stx.perception.irse import IR_SE50
 from stx.perception.identity import IdentityNet, MoCo
 from stx.style_transformer import StyleTransformer
@@ -33,13 +36,13 @@ for i in range(3):
     images.save_image(picture, home / name / "pictures" / "test" / f"{i}.png")
 pipe = stx.load(name, device="cpu")
 test = pipe.domain.split("test")
-ws = evaluation.invert_all(pipe, test)
+ws = quality.invert_all(pipe, test)
 with torch.no_grad():
     image = pipe.images(home / name / "pictures" / "test" / "1.png")
     query = encoder.queries().expand(1, -1, -1)
     expected = encoder.encoder(image, query)[:, : generator.num_ws] + encoder.latent_avg
     drawn = generator(expected)
-table, _ = evaluation.measure(pipe, test, evaluation.as_files(pipe, ws))
+table, _ = quality.measure(pipe, test, quality.as_files(pipe, ws))
 told = {
     "ws": list(ws.shape),
     "view": list(pipe.reconstruct(ws[:1]).shape),

@@ -183,7 +183,9 @@ def difference(a: dict, b: dict) -> float:
     return sum(float((a[name].double() - b[name].double()).square().sum()) for name in names) ** 0.5
 
 
-@pytest.mark.parametrize("method", ["style_transformer", "restyle_style_transformer"])
+@pytest.mark.parametrize(
+    "method", ["style_transformer", pytest.param("restyle_style_transformer", marks=pytest.mark.release)]
+)
 def test_two_processes_train_like_one(trainable, method):
     one, two, start = (train(trainable, runs, "--method", method) for runs in ("one", "two", "start"))
     assert cli.main([*start, "--steps", "1"]) == 0
@@ -219,6 +221,7 @@ def test_parts_of_a_batch_and_bfloat16(trainable):
         assert 0 < difference(whole, other) < 0.1 * sum(float(v.double().square().sum()) for v in whole.values()) ** 0.5
 
 
+@pytest.mark.release
 def test_the_generator_trains_in_two_processes(trainable):
     words = ["train", "generator", trainable / "photos", "--steps", "9", "--batch", "8", "--resolution", "64"]
     done = launched(*words, "--runs", trainable / "runs", "--out", trainable / "out", "--device", "cpu")

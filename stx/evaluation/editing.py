@@ -339,11 +339,11 @@ def _shown_and_identity(pipe: Pipeline, attribute_classifier: nn.Module, codes: 
     return np.concatenate(shown), np.concatenate(features)
 
 
-def summarise_carried(pairs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+def summarise_carried(pairs: pd.DataFrame) -> pd.DataFrame:
     """What `compare_carried` gave, with a column `attribute`: a row per attribute and method, shares with intervals."""
     rows = []
     for (name, method), part in pairs.groupby(["attribute", "method"], sort=False):
-        carried = metrics.mean_interval(part["carried"].to_numpy(), seed=seed)
+        carried = metrics.share_interval(part["carried"].to_numpy())
         rows.append([name, method, len(part), *carried, part["others kept"].mean(), part["ID"].mean()])
     columns = ["attribute", "method", "pairs", "carried", "carried low", "carried high", "others kept", "ID"]
     return pd.DataFrame(rows, columns=columns)

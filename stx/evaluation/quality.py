@@ -67,7 +67,7 @@ def sampled_codes(
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve, NaN where only one label occurs."""
-    return metrics.roc_auc(scores[labels], scores[~labels]) if 0 < labels.sum() < len(labels) else float("nan")
+    return metrics.roc_auc(scores[labels], scores[~labels])
 
 
 def as_files(pipe: Pipeline, codes: Codes) -> UInt8[np.ndarray, "n h w 3"]:

@@ -160,6 +160,7 @@ def test_build_takes_the_pictures_size(generator, world):
     assert [type(e).__name__ for e in found] == ["Offsets", "Adversary"]
 
 
+@pytest.mark.release
 def test_a_method_of_ones_own_joins_the_table(tmp_path, monkeypatch, own):
     data = tmp_path / "data" / "avatars"
     for name in ("generator", "identity", "compared/psp"):
@@ -211,10 +212,11 @@ def test_own_methods_that_cannot_be_used(tmp_path, capsys, own):
     for path in (tmp_path / "none.py", tmp_path):
         with pytest.raises(ValueError, match="no such Python file"):
             add_own(path)
-    with pytest.raises(weights.WeightsError, match=r"a Linear is not in stx\.weights\.NETWORKS"):
+    with pytest.raises(weights.WeightsError, match=r"a Linear is not in stx\.checkpoints\.weights\.NETWORKS"):
         weights.save(torch.nn.Linear(2, 2), tmp_path / "linear")
 
 
+@pytest.mark.release
 def test_queue_trains_and_skips_what_is_done(tmp_path):
     command = [sys.executable, "-m", "snakemake", "-s", "train.smk", "--cores", "1", "--nolock", "--config"]
     given = [f"runs={tmp_path}", f"out={tmp_path}/weights", "steps=1", "methods=one_stage"]

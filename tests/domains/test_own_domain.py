@@ -65,6 +65,7 @@ def test_folder_to_figures(toons, tmp_path, monkeypatch, capsys):
     assert "damaged: another checksum" in capsys.readouterr().out
 
 
+@pytest.mark.release
 def test_labels_to_edits(toons, tmp_path, monkeypatch):
     """The same folder with labels: classifiers by the documented parameters, then a figure of its own attributes."""
     monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))

@@ -173,7 +173,7 @@ def test_pairs_become_shares_with_intervals():
     assert list(table["pairs"]) == [20, 20]
     assert table.loc[("Bald", "a"), "carried"] == 0.5
     assert table.loc[("Bald", "a"), "carried low"] < 0.5 < table.loc[("Bald", "a"), "carried high"]
-    assert table.loc[("Bald", "b"), "carried low"] == table.loc[("Bald", "b"), "carried high"] == 1
+    assert 0.8 < table.loc[("Bald", "b"), "carried low"] < table.loc[("Bald", "b"), "carried high"] == 1
     assert (table["others kept"] == 0.75).all()
 
 

@@ -115,6 +115,7 @@ def test_parts_resume_to_the_same_bits(tmp_path, world, monkeypatch):
     assert again["val_loss"].iloc[-1] == log["val_loss"].iloc[-1]
 
 
+@pytest.mark.release
 def test_a_discriminator_changes_no_meaning_of_codes(tmp_path, world):
     made, codes, _ = autoencoder.train_autoencoder(
         world, generator(), recipe(steps=150, batch=16, mapping_steps=2), tmp_path, validation=8

@@ -24,7 +24,7 @@ WORKER = """
 import sys
 import torch
 torch.set_num_threads(int(sys.argv[2]))
-from tests.test_training import tiny_gan, STEPS, train
+from tests.training.test_loop import tiny_gan, STEPS, train
 train(tiny_gan(), folder=sys.argv[1], steps=STEPS, config={"tiny": 1}, save_every=3, log_every=2)
 """
 
@@ -93,7 +93,7 @@ def test_kill_in_the_middle_then_resume_to_the_same_bits(tmp_path, uninterrupted
     command = [sys.executable, "-c", WORKER, str(folder), str(torch.get_num_threads())]
     process = subprocess.Popen(command, env=environment)
     deadline = time.monotonic() + 300
-    while not (folder / "state.pt").exists() and time.monotonic() < deadline:
+    while not (folder / "state.pt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
