@@ -47,7 +47,7 @@ def claim_output(folder: str | Path, inputs: Iterable[str | Path] = ()) -> None:
 
 def claim_files(files: Iterable[Path], inputs: Iterable[str | Path] = ()) -> None:
     """Raises `FileError` where writing `files` would replace an input or something that stx did not make."""
-    given = {os.path.realpath(path) for path in inputs}
+    given = {os.path.realpath(path) for path in inputs if "\0" not in str(path)}
     for file in files:
         if given and os.path.realpath(file) in given:
             raise FileError(f"{file}: is an input and would be replaced; choose another folder for the output")
@@ -147,7 +147,7 @@ def is_folder(path: str | Path) -> bool:
 
 
 def _cut(name: str) -> str:
-    code = os.fsencode(name)
+    code = os.fsencode(name := name.replace("\0", "_"))
     if len(code) <= MAX_NAME:
         return name
     return f"{code[: MAX_NAME - 9].decode(errors='ignore')}-{zlib.crc32(code):08x}"
@@ -162,13 +162,12 @@ def _beside_config(file: Path) -> bool:
     return _is_record(file.with_name("config.json"))
 
 
-def _beside_record(file: Path) -> bool:
-    own = [file.with_suffix(".json")] + ([file.with_name("config.json")] if file.name == "log.csv" else [])
-    return any(path.is_file() and _is_record(path) for path in own) or _is_table(file.with_suffix(".md"))
+def _beside_table(file: Path) -> bool:
+    return _beside_config(file) if file.name == "log.csv" else _is_table(file.with_suffix(".md"))
 
 
 def _is_table(file: Path) -> bool:
-    text = file.read_text() if file.is_file() else ""
+    text = file.read_text()
     return (
         text.startswith("# Figures and tables\n") or "\n\nMade " in text and " by stx " in text.rsplit("\n\nMade ")[-1]
     )
@@ -202,7 +201,7 @@ _READERS = {
     ".png": _is_png,
     ".pdf": lambda file: b"/Creator (stx " in file.read_bytes(),
     ".json": _is_record,
-    ".csv": _beside_record,
+    ".csv": _beside_table,
     ".md": _is_table,
     ".ipynb": _is_executed,
     ".safetensors": _is_shard,
