@@ -10,7 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-
 from stx.files.errors import NotebookError
 from stx.files.places import ROOT
 
