@@ -28,7 +28,7 @@ BEGINNINGS = (  # of what is saved in place of weights
     (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "a compressed archive; unpack it first"),
     (rb"\x89HDF", "an HDF5 file, of another library; only torch files, pickles and numpy arrays are read"),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF", "a picture or a film, not weights"),
-    (rb".{8,16}\{\"", "a safetensors file; put it with its config.json into data/<domain>/<network>/"),
+    (rb".{5}\x00\x00\x00\{", "a safetensors file; put it with its config.json into data/<domain>/<network>/"),
 )
 
 
@@ -86,8 +86,10 @@ class Members:
 
     def __init__(self, file: io.BufferedIOBase, budget: Budget):
         ended = zipfile._EndRecData(file)
-        if not ended or ended[zipfile._ECD_SIZE] > MAX_DIRECTORY:
+        if not ended:
             raise WeightsError("damaged or incomplete (no list of members at its end); fetch it again")
+        if ended[zipfile._ECD_SIZE] > MAX_DIRECTORY:
+            raise WeightsError("refused, it has more members than any file of weights")
         self.archive, self.budget = zipfile.ZipFile(file), budget
         self.infos: dict[str, zipfile.ZipInfo] = {}
         end = 0

@@ -1,5 +1,6 @@
 """Files that readers meet in the wild: hostile ones are refused in a line, at little cost; public ones are read."""
 
+import io
 import json
 import pickle
 import resource
@@ -11,8 +12,15 @@ import pytest
 import torch
 
 from stx import cli
+from stx.baselines.directions import GANSpace
+from stx.baselines.psp import PSP
+from stx.checkpoints import convert, export, weights
+from stx.files import pickles
+from stx.files.errors import WeightsError
+from stx.generator.gan import path_length_penalty
 from stx.style_transformer import StyleTransformer
-from stx.stylegan2.networks import Generator
+from stx.stylegan2.networks import Discriminator, Generator
+from stx.stylegan2.ops import fir_kernel
 
 SMALL = {"z_dim": 16, "n_mlp": 3, "channel_base": 128, "channel_max": 8}
 BACKBONE = {"widths": (8, 12, 16), "units": (1, 2, 1)}
@@ -44,17 +52,15 @@ def number(n: int) -> bytes:
     return b"\x8a\x09" + n.to_bytes(9, "little", signed=True)
 
 
-def storage(values: torch.Tensor) -> bytes:
-    """A storage inside a pickle, as NVIDIA's have them."""
-    return pickle.dumps(values.untyped_storage(), 4)[:-1].split(b"\x94", 1)[0] if False else _old(values)
-
-
-def _old(values: torch.Tensor) -> bytes:
-    import io
-
+def torch_file(values: torch.Tensor) -> bytes:
     inner = io.BytesIO()
     torch.save(values.storage(), inner, _use_new_zipfile_serialization=False)
-    raw = inner.getvalue()
+    return inner.getvalue()
+
+
+def storage(values: torch.Tensor) -> bytes:
+    """A storage inside a pickle, as NVIDIA's have them."""
+    raw = torch_file(values)
     return name("torch.storage", "_load_from_bytes") + b"B" + len(raw).to_bytes(4, "little") + raw + b"\x85R"
 
 
@@ -83,21 +89,14 @@ def state_on_a_class(path):
 
 
 def state_on_a_parameter(path):
-    """The same by torch.load's own unpickler: Parameter.__setstate__."""
-    torch.save({"g_ema": torch.nn.Parameter(torch.zeros(3))}, path)
-    rewrite(path, lambda raw: raw.replace(b"Rq", b"R}bq", 1))
+    """torch.load has this way round: Parameter.__setstate__."""
+    tensor = TENSOR + b"(h\x00" + shaped(1, 1)
+    parameter = name("torch._utils", "_rebuild_parameter") + tensor + b"\x88}\x87R"
+    path.write_bytes(PROTO + storage(torch.zeros(1)) + b"\x940" + parameter + b"(}tb.")
 
 
 def call_of_a_tensor(path):
     path.write_bytes(PROTO + storage(torch.zeros(1)) + b")R.")
-
-
-def rewrite(path, change):
-    with zipfile.ZipFile(path) as archive:
-        members = {member: archive.read(member) for member in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, raw in members.items():
-            archive.writestr(member, change(raw) if member.endswith("data.pkl") else raw)
 
 
 def list_in_itself(path):
@@ -199,11 +198,7 @@ def clones_in_a_pickle(path):
 
 
 def same_storage_read_again(path):
-    import io
-
-    inner = io.BytesIO()
-    torch.save(torch.zeros(1 << 20).storage(), inner, _use_new_zipfile_serialization=False)
-    raw = inner.getvalue()
+    raw = torch_file(torch.zeros(1 << 20))
     load = name("torch.storage", "_load_from_bytes") + b"\x940B" + len(raw).to_bytes(4, "little") + raw + b"\x940("
     path.write_bytes(PROTO + load + b"h\x00h\x01\x85R" * 400 + b"t.")
 
@@ -243,6 +238,7 @@ def zero_stride_in_a_pickle(path):
 
 def no_numbers_of_a_huge_shape(path):
     state = {"style.1.weight": torch.zeros(0, 1).expand(0, 10**13), "conv1.conv.weight": torch.zeros(1, 8, 8, 3, 3)}
+    state |= {"convs.0.conv.weight": torch.zeros(1, 8, 8, 3, 3)}
     torch.save({"g_ema": state | {"input.input": torch.zeros(0), "to_rgbs.0.bias": torch.zeros(0)}}, path)
 
 
@@ -443,3 +439,231 @@ def test_refused_in_a_line_at_little_cost(make, tmp_path, capsys):
     assert len(told) < 1000
     assert str(path) in told
     assert not (tmp_path / "out").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- public files
+
+
+def read(path, content):
+    torch.save(content, path)
+    return convert.read(path)
+
+
+def error(path, content=None) -> str:
+    if content is not None:
+        torch.save(content, path)
+    with pytest.raises(WeightsError) as caught:
+        convert.read(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_noise_maps_may_be_absent(tmp_path, generator):
+    state = {k: v for k, v in g_ema(generator).items() if not k.startswith("noises.")}
+    found, again = (read(tmp_path / "g.pt", {"g_ema": state}) for _ in range(2))
+    assert "anew" in found.notes["noise maps"]
+    maps = found.networks["generator"].noises
+    assert 0.9 < torch.cat([m.flatten() for m in maps.buffers()]).std() < 1.1
+    assert all(
+        torch.equal(a, b) for a, b in zip(maps.buffers(), again.networks["generator"].noises.buffers(), strict=True)
+    )
+    assert "6 missing" in error(tmp_path / "g.pt", {"g_ema": state | {"noises.noise_0": torch.zeros(1, 1, 4, 4)}})
+
+
+def test_low_pass_kernels_may_be_absent(tmp_path, generator):
+    state = {k: v for k, v in g_ema(generator).items() if not k.endswith(".kernel")}
+    found = read(tmp_path / "g.pt", {"g_ema": state})
+    assert "anew" in found.notes["low-pass kernels"]
+    ws = torch.randn(2, 8, 16)
+    assert torch.equal(found.networks["generator"](ws), generator(ws))
+    net = Discriminator(size=32, channel_base=128, channel_max=8)
+    state = {k: v for k, v in net.state_dict().items() if not k.endswith(".kernel")}
+    again = read(tmp_path / "d.pt", {"d": state}).networks["discriminator"]
+    assert torch.equal(again.state_dict()["convs.1.skip.0.kernel"], fir_kernel())
+
+
+@pytest.mark.parametrize("form", ["g", "orig_mod", "module", "decoder", "state_dict"])
+def test_generator_in_other_forms(tmp_path, generator, form):
+    state = g_ema(generator)
+    content = {
+        "g": {"g": state, "g_optim": {}},
+        "orig_mod": {"g_ema": {f"_orig_mod.{k}": v for k, v in state.items()}},
+        "module": {"g_ema": {f"module.{k}": v for k, v in state.items()}},
+        "decoder": {"state_dict": {f"decoder.{k}": v for k, v in state.items()}, "latent_avg": torch.ones(16)},
+        "state_dict": {"state_dict": state},
+    }[form]
+    found, ws = read(tmp_path / "g.pt", content), torch.randn(2, 8, 16)
+    assert torch.equal(found.networks["generator"](ws), generator(ws))
+    assert form != "g" or "g_ema" in found.notes["weights"]
+    assert form != "decoder" or found.networks["generator"].latent_avg.tolist() == [1.0] * 16
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_lone_discriminator(tmp_path, bare):
+    net, image = Discriminator(size=32, channel_base=128, channel_max=8).eval(), torch.rand(2, 3, 32, 32)
+    found = read(tmp_path / "d.pt", net.state_dict() if bare else {"d": net.state_dict()})
+    assert list(found.networks) == ["discriminator"]
+    assert torch.equal(found.networks["discriminator"](image), net(image))
+
+
+def test_numbers_pickled_by_numpy_1(tmp_path, generator):
+    content = {"g_ema": g_ema(generator), "latent_avg": generator.latent_avg.numpy(), "iter": np.float64(3)}
+    torch.save(content, tmp_path / "new.pt")
+    with zipfile.ZipFile(tmp_path / "new.pt") as a, zipfile.ZipFile(tmp_path / "old.pt", "w") as b:
+        for member in a.namelist():
+            b.writestr(member, a.read(member).replace(b"numpy._core", b"numpy.core"))
+    assert b"numpy.core" in (tmp_path / "old.pt").read_bytes()
+    assert pickles.read_torch(tmp_path / "old.pt")["iter"] == 3
+    for name_ in ("new.pt", "old.pt"):
+        found = convert.read(tmp_path / name_).networks["generator"]
+        assert torch.equal(found.latent_avg, generator.latent_avg)
+
+
+SHAPES = [(25, 18, 512), (1, 18, 512), (18, 512), (25, 1, 512), (3, 14, 512), (1, 512), (9216,)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("form", ["pt", "npy", "npz", "pkl", "projector", "list"])
+def test_codes_are_no_direction(tmp_path, shape, form):
+    codes, path = torch.randn(shape), tmp_path / "latents"
+    if form == "npy":
+        np.save(path := tmp_path / "latents.npy", codes.numpy())
+    elif form == "npz":
+        np.savez(path := tmp_path / "projected_w.npz", w=codes.numpy())
+    elif form == "pkl":
+        path.write_bytes(pickle.dumps(codes.numpy()))
+    else:
+        torch.save({"pt": codes, "projector": {"a.png": {"latent": codes}}, "list": [codes, codes]}[form], path)
+    assert "codes" in error(path)
+
+
+@pytest.mark.parametrize("shape", [(512,), (1, 512), (3, 1, 512), (1, 18, 512), (2, 9216)], ids=str)
+def test_directions_have_unit_length(tmp_path, shape):
+    rows = torch.randn(shape if len(shape) > 1 else (1, *shape)).double()
+    rows = rows / rows.flatten(1).norm(dim=1).reshape(-1, *[1] * (rows.ndim - 1))
+    found = read(tmp_path / "age.pt", rows.reshape(shape)).networks["directions"]
+    assert torch.allclose(found.directions.flatten().double(), rows.flatten())
+    assert found.directions.shape[2] == 512
+
+
+BEGIN = {
+    "a web page": b"<!DOCTYPE html><html>quota exceeded</html>",
+    "page": b"\n <HTML><head>",
+    "git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    "empty file": b"",
+    "compressed archive": b"\x1f\x8b\x08\x00",
+    "HDF5": b"\x89HDF\r\n\x1a\n",
+    "a picture": b"\x89PNG\r\n",
+    "safetensors": b'\x40\x00\x00\x00\x00\x00\x00\x00{"a":{}}',
+}
+
+
+@pytest.mark.parametrize("words", BEGIN)
+def test_what_a_file_is_is_told_in_words(tmp_path, words):
+    path = tmp_path / "g.pt"
+    path.write_bytes(BEGIN[words])
+    assert words in error(path)
+
+
+def test_ganspace_npz(tmp_path):
+    comp = torch.nn.functional.normalize(torch.randn(80, 1, 512), dim=2).numpy()
+    arrays = {f"{space}_comp": comp for space in ("act", "lat")} | {"var_ratio": np.ones(80, np.float32)}
+    arrays |= {f"{space}_mean": np.ones((1, 512), np.float32) for space in ("act", "lat")}
+    arrays |= {"act_stdev": np.ones(80), "lat_stdev": np.arange(80.0), "random_stdevs": np.ones(80)}
+    np.savez_compressed(tmp_path / "pca.npz", **arrays)
+    net = convert.read(tmp_path / "pca.npz").networks["directions"]
+    assert np.array_equal(net.directions.numpy(), comp)
+    assert net.std.tolist() == list(range(80))
+    np.savez_compressed(tmp_path / "pca.npz", surprise=np.ones(1), **arrays)
+    assert "1 unexpected (surprise)" in error(tmp_path / "pca.npz")
+
+
+# ------------------------------------------------------------------------------------------ numbers of the public code
+
+
+def test_path_length_penalty_has_the_gradient_of_the_public_code():
+    weight = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
+    penalty, mean = path_length_penalty(weight, weight.mean(), 0.5)
+    moved = 0.5 + 0.01 * (7 / 3 - 0.5)
+    assert mean.item() == pytest.approx(moved)
+    assert not mean.requires_grad
+    through = 2 * (7 / 3 - moved) * 0.01 / 3  # what the moving mean takes from each
+    penalty.backward()
+    expected = [2 / 3 * (length - moved) - through for length in (1.0, 2.0, 4.0)]
+    assert weight.grad.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_uses_that_penalty(monkeypatch):
+    from stx.generator import gan
+
+    seen = []
+    monkeypatch.setattr(gan, "path_length_penalty", lambda *a: seen.append(a) or path_length_penalty(*a))
+    net = Generator(size=8, **SMALL)
+    ws = torch.randn(2, net.num_ws, 16, requires_grad=True)
+
+    class Training:
+        batch, generator, pl_mean, pl_weight, pl_every = 4, net, 0.0, 2.0, 4
+        g_optimizer = torch.optim.SGD(net.parameters(), 0.0)
+        sample_ws = staticmethod(lambda n: ws)
+
+    training = Training()
+    logged = next(v for v in vars(gan).values() if hasattr(v, "_regularise_generator"))._regularise_generator(training)
+    (lengths, mean, before) = seen[0]
+    assert before == 0
+    assert mean.requires_grad
+    assert mean.item() == pytest.approx(lengths.mean().item(), rel=1e-6)
+    assert training.pl_mean == pytest.approx(0.01 * logged["path_length"], rel=1e-5)
+
+
+@pytest.mark.parametrize("opts", [{}, {"start_from_latent_avg": True}, {"start_from_latent_avg": False}])
+def test_average_is_added_as_the_options_say(tmp_path, opts):
+    average = torch.arange(16.0)
+    found = read(tmp_path / "st.pt", encoder_file(opts=opts))
+    added = 0 if opts.get("start_from_latent_avg") is False else 1
+    assert torch.equal(found.networks["style_transformer"].latent_avg, (added * average).expand(8, 16))
+    assert torch.equal(found.networks["generator"].latent_avg, average)
+    export.write(found.networks, "official", tmp_path / "back.pt", found.notes)
+    back = pickles.read_torch(tmp_path / "back.pt")
+    assert torch.equal(back["latent_avg"].expand(8, 16), average.expand(8, 16))
+    assert back["opts"]["start_from_latent_avg"] is bool(added)
+
+
+@pytest.mark.parametrize("head", ["W", "pyramid"])
+@pytest.mark.parametrize("learn_in_w", [False, True])
+def test_learn_in_w_repeats_one_row_of_the_average(tmp_path, head, learn_in_w):
+    torch.manual_seed(0)
+    net, generator = PSP(num_ws=8, head=head, input_side=32, **BACKBONE), Generator(size=32, **SMALL)
+    state = {f"encoder.{k.removeprefix('backbone.')}": v for k, v in net.state_dict().items() if k != "latent_avg"}
+    state |= {f"decoder.{k}": v for k, v in g_ema(generator).items()}
+    average = torch.randn(8, 16)
+    opts = {"learn_in_w": learn_in_w, "start_from_latent_avg": True}
+    found = read(tmp_path / "psp.pt", {"state_dict": state, "opts": opts, "latent_avg": average}).networks["psp"]
+    one = learn_in_w or head == "W"
+    assert torch.equal(found.latent_avg, average[:1].expand(8, 16) if one else average)
+
+
+def test_incremental_ganspace_is_the_public_codes():
+    from sklearn.decomposition import IncrementalPCA
+
+    w = (np.random.RandomState(0).randn(5000, 6) * [5, 3, 1, 0.1, 0.1, 0.1]).astype(np.float64)
+    found, exact = GANSpace(components=3, incremental=True).fit(w), GANSpace(components=3).fit(w[:4000])
+    public = IncrementalPCA(3)
+    for start in (0, 2000):  # the last 1,000 do not fill a batch
+        public.partial_fit(w[start : start + 2000])
+    assert np.array_equal(found.directions_, public.components_)
+    assert np.array_equal(found.std_, np.sqrt(public.explained_variance_))
+    assert np.abs((found.directions_ * exact.directions_).sum(1)).min() > 0.999
+    assert not np.array_equal(found.directions_, exact.directions_)
+    fresh = np.random.RandomState(1).randn(100, 6)
+    assert found.lat_stdev(fresh) == pytest.approx(np.std(fresh @ public.components_.T, axis=0))
+    assert GANSpace(components=3, incremental=True).fit(w[:50]).mean_ == pytest.approx(w[:50].mean(0))
+
+
+def test_directions_are_checked_against_the_generator(tmp_path, generator, capsys):
+    weights.save(generator, tmp_path / "d" / "generator")
+    torch.save(torch.nn.functional.normalize(torch.randn(1, 512), dim=1), tmp_path / "age.pt")
+    assert cli.main(["convert", str(tmp_path / "age.pt"), "--out", str(tmp_path / "d")]) == 2
+    assert "1 x 512 do not fit codes of 8 x 16" in capsys.readouterr().err
+    assert not (tmp_path / "d" / "directions-age").exists()
+    torch.save(torch.nn.functional.normalize(torch.randn(1, 16), dim=1), tmp_path / "age.pt")
+    assert cli.main(["convert", str(tmp_path / "age.pt"), "--out", str(tmp_path / "d")]) == 0
