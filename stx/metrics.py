@@ -182,7 +182,7 @@ def share_interval(values: Bool[np.ndarray, "n"] | Num[np.ndarray, "n"]) -> tupl
     if not len(values):
         return float("nan"), float("nan"), float("nan")
     if not np.isin(values, (0, 1)).all():
-        raise ValueError("a share of numbers other than 0 and 1: give `mean_interval` the numbers")
+        raise InputError("a share of numbers other than 0 and 1: give `mean_interval` the numbers")
     found = binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
     return float(values.mean()), float(found.low), float(found.high)
 

@@ -143,7 +143,7 @@ def _by_content(content: Any, source: str) -> Found:
 
 def _rosinality(content: dict, source: str, of_pair: bool = False) -> Found:
     """A training file, or one of its networks alone. of_pair: the decoder of an encoder's file without the encoder."""
-    known = {"g", "d", "g_ema", "latent_avg", "g_optim", "d_optim", "args", "ada_aug_p", "iter"}
+    known = {"g", "d", "g_ema", "latent_avg", "g_optim", "d_optim", "args", "ada_aug_p", "iter", "made_by"}
     refuse_unknown(content.keys() - known - ({"state_dict", "opts"} if of_pair else set()), source)
     notes: dict[str, Any] = {}
     networks: dict[str, nn.Module] = {}
