@@ -134,7 +134,7 @@ def _rosinality(content: dict, source: str) -> Found:
     networks = {"generator": _generator(floats(content["g_ema"]), source, average)}
     if "d" in content:
         networks["discriminator"] = _discriminator(floats(content["d"]), source)
-    known = {"g", "d", "g_ema", "latent_avg", "g_optim", "d_optim", "args", "ada_aug_p", "iter"}
+    known = {"g", "d", "g_ema", "latent_avg", "g_optim", "d_optim", "args", "ada_aug_p", "iter", "made_by"}
     refuse_unknown(content.keys() - known, source)
     notes = {"latent_avg": "of the file" if average is not None else "by sampling, the file has none"}
     return Found("StyleGAN2 (rosinality)", networks, notes)

@@ -102,7 +102,7 @@ def test_align_command(tmp_path, capsys):
     told = capsys.readouterr()
     assert len([line for line in told.err.splitlines() if "no face found" in line]) == 2
     assert "bad.jpg" in told.err
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["astronaut.png"]
+    assert [p.name for p in (tmp_path / "out").glob("*.png")] == ["astronaut.png"]
     assert cli.main(["align", given[0], *out]) == 2
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from stx.files.atomic import save_array
 from stx.files.errors import WeightsError
 from stx.perception import lpips as module
 from stx.perception.lpips import load_lpips, real_features, vgg16_features
@@ -73,8 +74,10 @@ def test_features_of_real_pictures_are_kept_and_a_damaged_file_is_made_again(tmp
     first = real_features(net, image)
     assert np.array_equal(first, vgg16_features(net, image).numpy())
     (path,) = (tmp_path / "vgg16").iterdir()
-    np.save(path, first + 1)
+    save_array(path, first + 1)
     assert np.array_equal(real_features(net, image), first + 1)  # read, not computed
+    np.save(path, first + 2)
+    assert np.array_equal(real_features(net, image), first)  # without its checksum
     path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(real_features(net, image), first)
     real_features(net, image.flip(0))
