@@ -261,14 +261,14 @@ def _style_transformer(state: State, content: dict, source: str) -> Found:
     return Found("Style Transformer (released)", {"style_transformer": net, "generator": generator}, notes)
 
 
-def _average(content: dict, opts: dict, generator: Generator, source: str, in_w: bool = False) -> Tensor:
+def _average(content: dict, opts: dict, generator: Generator, source: str) -> Tensor:
     """The average code of an encoder's file, [num_ws, w_dim]; that of the generator where there is none.
 
-    Where the encoder was learnt in W (`learn_in_w`, or in_w), public code repeats one row of it for all tokens.
+    Where the encoder was learnt in W (`learn_in_w`), public code repeats one row of it for all tokens.
     """
     given = content.get("latent_avg")
     given = generator.latent_avg if given is None else torch.as_tensor(given).float()
-    rows = given[: 1 if in_w or opts.get("learn_in_w") else generator.num_ws] if given.ndim == 2 else given
+    rows = given[: 1 if opts.get("learn_in_w") else generator.num_ws] if given.ndim == 2 else given
     return rows_of(rows, generator.num_ws, generator.w_dim, source)
 
 
@@ -302,7 +302,7 @@ def _psp_family(state: State, content: dict, source: str) -> Found:
     mine = {k if k.startswith(own) else f"backbone.{k}": v for k, v in given.items() if _token(k) < count}
     if head == "W+":  # as many tokens as the generator reads, of the 18 in every file
         mine |= {k: mine[k][: count * w_dim] for k in ("linear.weight", "linear.bias")}
-    average = _average(content, opts, generator, source, in_w=head == "W")
+    average = _average(content, opts, generator, source)
     generator.latent_avg.copy_(average.mean(0))
     mine["latent_avg"] = average * _starts_from_average(opts)
     load_into(net, mine, source)

@@ -114,8 +114,8 @@ def test_a_run_does_not_go_on_with_other_pictures(toons, tmp_path, monkeypatch, 
     train = ["--batch", "4", "--runs", str(tmp_path / "runs"), "--resolution", "16", "--device", "cpu"]
     assert cli.main(["train", "generator", str(toons), "--steps", "1", *train]) == 0
     assert cli.main(["train", "generator", str(other), "--steps", "2", *train]) == 2
-    assert "rename this" in capsys.readouterr().err
-    monkeypatch.setenv("STX_DATA", str(tmp_path / "elsewhere"))  # without networks that remember their pictures
+    assert "were made of another folder" in capsys.readouterr().err
+    monkeypatch.setenv("STX_DATA", str(tmp_path / "other data"))
     assert cli.main(["train", "generator", str(other), "--steps", "2", *train]) == 2
     assert "other settings (pictures seen: " in capsys.readouterr().err
 
