@@ -99,7 +99,7 @@ def align_files(
     that stx did not make would be replaced.
     """
     out, failed = Path(out), []
-    claim_output(out, inputs)
+    claim_output(out, inputs, locked=True)
     claim_files([out / f"{path.stem}.png" for path in paths], paths)
     with lock_output(out):
         names = _names_in(out)

@@ -101,7 +101,7 @@ def _invert(
 
     add_own(own)
     paths = pipeline.names_of(pictures)
-    claim_output(out, [*pictures, domain])
+    claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder)
     there, failed = batch.invert_files(pipe, paths, out, faces=align, reconstruct=not codes_only, shard=shard)
     if runtime.is_main():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stx.files.atomic import atomic_write
 from stx.files.errors import ImageError
-from stx.files.outputs import claim_files, png_note
+from stx.files.outputs import LOCK, claim_files, png_note
 
 JPEG, TIFF = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")
 SUFFIXES = (".png", *JPEG, ".webp", ".bmp", *TIFF, ".ppm", ".pgm", ".gif", ".avif", ".jp2", ".tga")
@@ -130,12 +130,17 @@ def save_image(image: UInt8[np.ndarray, "h w 3"], path: str | Path, *, source: s
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The picture files below a folder, sorted, without hidden ones. Raises `ImageError` when there are none."""
+    """The picture files below a folder, sorted, without hidden ones and folders below it that stx writes into.
+
+    Raises `ImageError` when there are none.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
     found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES + UNREADABLE and p.is_file())
-    files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    ours = {lock.parent for lock in folder.rglob(LOCK)} - {folder}
+    shown = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    files = sorted(p for p in shown if ours.isdisjoint(p.parents))
     if not files:
         raise ImageError(f"{folder}: no pictures in this folder (looked for {', '.join(SUFFIXES)})")
     return files

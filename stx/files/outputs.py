@@ -30,18 +30,20 @@ RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folde
 )
 
 
-def claim_output(folder: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+def claim_output(folder: str | Path, inputs: Iterable[str | Path] = (), *, locked: bool = False) -> None:
     """Raises `FileError` for an output folder that is, or lies in, one of the input folders.
 
-    Outputs there would replace inputs, or be read as inputs the next time. Of `inputs`, what is no folder is passed
+    Outputs there would replace inputs, or be read as inputs the next time. locked: it will be under `lock_output`, by
+    which `list_images` knows it and leaves it out: then it may lie in one. Of `inputs`, what is no folder is passed
     over.
     """
     out = Path(folder).resolve()
     for given in inputs:
-        if is_folder(given) and (out == (path := Path(given).resolve()) or path in out.parents):
+        path = Path(given).resolve() if is_folder(given) else None
+        if path and (out == path or (path in out.parents and not locked)):
             raise FileError(
-                f"{folder}: lies in the input folder {given}, where outputs would count as inputs next time; "
-                "choose a folder outside it"
+                f"{folder}: is or lies in the input folder {given}, where outputs would replace inputs or count as "
+                "inputs next time; choose another folder"
             )
 
 

@@ -78,7 +78,6 @@ def invert(faces, *words):
     ("pictures", "out", "told"),
     [
         ("faces", "faces", "input folder"),
-        ("faces", "faces/out", "input folder"),
         ("faces/a.png", "faces", "input folder"),  # the domain's own
         ("other/a.png", "other", "is an input"),
         ("faces", "taken", "was not made by stx"),
@@ -91,6 +90,16 @@ def test_invert_replaces_nothing(data, faces, tmp_path, capsys, pictures, out, t
     assert invert(faces, tmp_path / pictures, "--out", tmp_path / out) == 2
     assert told in capsys.readouterr().err
     assert digests(tmp_path) == before
+
+
+def test_outputs_below_the_input_are_no_inputs(data, faces, capsys):
+    before = digests(faces)
+    for _ in range(2):
+        assert invert(faces, faces, "--out", faces / "out") == 0
+    names, _ = batch.load_codes(faces / "out")
+    assert len(names) == len(before)
+    assert f"({len(before)} of them before)" in capsys.readouterr().out
+    assert before.items() <= digests(faces).items()
 
 
 @pytest.mark.parametrize(("out", "told"), [(".", "is an input"), ("folder", "input folder"), ("taken", "not made by")])
