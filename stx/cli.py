@@ -310,12 +310,12 @@ def _convert(file: Path, to: str, out: Path) -> int:
         raise InputError(f"{file}: no such file")
     import torch
 
-    from stx.checkpoints import convert, weights
+    from stx.checkpoints import convert, directions, weights
     from stx.files.checksums import sha256
     from stx.files.outputs import claim_networks
 
     found = convert.read(file)
-    convert.check_fit(found, out)
+    directions.check_fit(found, out)
     claim_networks(out / name for name in found.networks)
     for name, net in found.networks.items():
         name = f"{name}-{file.stem}" if name == "directions" else name  # a domain has many of them

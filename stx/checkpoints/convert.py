@@ -8,7 +8,6 @@ a file is accounted for: one that is missing, unexpected or of another shape is 
 
 import math
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stx.baselines.directions import Directions
 from stx.baselines.psp import PSP
-from stx.checkpoints import nvidia, weights
+from stx.checkpoints import nvidia
+from stx.checkpoints.directions import boundary, ganspace, refuse_codes
 from stx.checkpoints.tensors import (
+    Found,
     State,
     Tensors,
     empty,
@@ -47,17 +47,6 @@ from stx.stylegan2.ops import fir_kernel
 
 MAX_DOUBLINGS = 10  # from 4 pixels: 4096
 MAX_WIDTH = 1 << 16  # of codes
-UNIT = 0.02  # how far from 1 the length of a direction may be
-W_PLUS = ("w", "ws", "w_plus", "latent", "latents", "projected_w", "codes")  # names that public code gives to codes
-
-
-@dataclass
-class Found:
-    """What a file holds. kind: in words; networks: by folder name; notes: what is worth remembering, as JSON."""
-
-    kind: str
-    networks: dict[str, nn.Module]
-    notes: dict = field(default_factory=dict)
 
 
 def read(path: str | Path) -> Found:
@@ -97,8 +86,8 @@ def _content(path: Path) -> Any:
 
 def _by_content(content: Any, source: str) -> Found:
     if isinstance(content, torch.Tensor | np.ndarray):
-        return _boundary(torch.as_tensor(content), source)
-    _refuse_codes(content, source)
+        return boundary(torch.as_tensor(content), source)
+    refuse_codes(content, source)
     if isinstance(content, list | tuple) and content and isinstance(content[-1], TfNetwork):
         return _tensorflow(content[-1], source)
     if not isinstance(content, dict):
@@ -108,7 +97,7 @@ def _by_content(content: Any, source: str) -> Found:
     if {"g_ema", "g", "d"} & content.keys():
         return _rosinality(content, source)
     if {"mean", "comp", "std"} <= content.keys() or "lat_comp" in content:
-        return _ganspace(content, source)
+        return ganspace(content, source)
     if "conv1_weight" in content and "dense/kernel" in content:
         return _mobileface(content, source)
     state = content.get("state_dict", content)
@@ -444,67 +433,3 @@ def _mobileface(given: dict[str, Tensor], source: str) -> Found:
     given.finish()
     state = {k: v.contiguous() for k, v in state.items()}
     return Found("MobileFace identity network", {"identity": load_into(empty(MobileFace), state, source)})
-
-
-def _refuse_codes(content: Any, source: str) -> None:
-    """Raises `WeightsError` for W+ codes under a name: projected_w.npz, rosinality's projector and others."""
-    if isinstance(content, list) and content and all(isinstance(part, Tensor | np.ndarray) for part in content):
-        raise WeightsError(f"{source}: a list of {len(content)} tensors {_CODES}")
-    if not isinstance(content, dict):
-        return
-    inner = [part for part in content.values() if isinstance(part, dict)][:1]
-    for names in [content, *inner]:
-        found = [name for name in W_PLUS if isinstance(names.get(name), Tensor | np.ndarray | list)]
-        if found:
-            shape = list(names[found[0]].shape) if not isinstance(names[found[0]], list) else "a list"
-            raise WeightsError(f"{source}: {found[0]!r} ({shape}) {_CODES}")
-
-
-_CODES = "are codes of pictures, neither networks nor a direction; nothing converts them"
-
-
-def _boundary(given: Tensor, source: str) -> Found:
-    """InterFaceGAN's normals, each of unit length: [n, 512], or [n, 18 * 512] and [n, 18, 512] for W+.
-
-    Codes have the same shapes and other lengths. Raises `WeightsError` for them, and for numbers of no such shape.
-    """
-    if given.ndim not in (1, 2, 3) or not given.numel() or given.is_complex() or not torch.isfinite(given).all():
-        raise WeightsError(f"{source}: numbers of shape {list(given.shape)} are not directions ([1, 512] or the like)")
-    flat = given.float() if given.ndim > 1 else given.float()[None]
-    flat = flat.flatten(1)
-    lengths = flat.norm(dim=1)
-    if ((lengths - 1).abs() > UNIT).any():
-        told = f"rows of length {lengths.min():.3g} to {lengths.max():.3g}"
-        remedy = "a direction has length 1: divide by its length if it is one"
-        raise WeightsError(f"{source}: numbers of shape {list(given.shape)} ({told}) {_CODES} ({remedy})")
-    w_dim = given.shape[2] if given.ndim == 3 else 512 if flat.shape[1] % 512 == 0 else flat.shape[1]
-    net = Directions(count=len(flat), tokens=flat.shape[1] // w_dim, w_dim=w_dim)
-    net.directions.copy_(flat.reshape(net.directions.shape))
-    return Found("InterFaceGAN direction", {"directions": net})
-
-
-def _ganspace(content: dict, source: str) -> Found:
-    """GANSpace's components: e4e's file (mean, comp, std) or the `.npz` of GANSpace itself, of which W's are read."""
-    if "lat_comp" in content:
-        known = {f"{space}_{name}" for space in ("act", "lat") for name in ("comp", "mean", "stdev")}
-        refuse_unknown(content.keys() - known - {"var_ratio", "random_stdevs"}, source)
-        content = {name: content[f"lat_{of}"] for name, of in (("mean", "mean"), ("comp", "comp"), ("std", "stdev"))}
-    refuse_unknown(content.keys() - {"mean", "comp", "std"}, source)
-    mean, comp, std = (torch.as_tensor(content[k]).float() for k in ("mean", "comp", "std"))
-    shapes = {"mean": mean.numel() == comp.shape[-1], "std": std.numel() == len(comp), "comp": comp.ndim in (2, 3)}
-    if not all(shapes.values()) or comp.numel() != len(comp) * comp.shape[-1]:
-        raise WeightsError(f"{source}: mean {list(mean.shape)}, comp {list(comp.shape)}, std {list(std.shape)} differ")
-    net = Directions(count=len(comp), tokens=1, w_dim=comp.shape[-1])
-    net.directions.copy_(comp.reshape(net.directions.shape))
-    net.mean.copy_(mean.flatten()), net.std.copy_(std.flatten())
-    return Found("GANSpace components", {"directions": net})
-
-
-def check_fit(found: Found, folder: Path) -> None:
-    """Raises `WeightsError` when directions do not fit the codes of the generator in `folder`, if there is one."""
-    directions, config = found.networks.get("directions"), folder / "generator" / "config.json"
-    if isinstance(directions, Directions) and config.is_file():
-        try:
-            directions.check_fit(empty(Generator, **weights.read_config(config.parent)["args"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{config.parent}: {error}") from None

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ State = dict[str, Tensor]
 MAX_LAYERS = 256  # of one kind; the names of a file could claim any number
 MAX_REPEATS = 1 << 24  # bytes of a state that are the same tensors under further names
 MAX_OPTIONS, MAX_OPTION_DEPTH = 10_000, 8
+
+
+@dataclass
+class Found:
+    """What a file holds. kind: in words; networks: by folder name; notes: what is worth remembering, as JSON."""
+
+    kind: str
+    networks: dict[str, nn.Module]
+    notes: dict = field(default_factory=dict)
 
 
 class Tensors:

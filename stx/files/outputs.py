@@ -14,7 +14,6 @@ from pathlib import Path
 
 import filelock
 import safetensors
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -194,6 +193,8 @@ def _is_executed(file: Path) -> bool:
 def _is_export(file: Path) -> bool:
     if file.name == "state.pt":  # of a training run
         return _beside_config(file)
+    import torch  # here, since it takes seconds to import
+
     return torch.load(file, map_location="cpu", weights_only=True, mmap=True)["made_by"] == "stx"
 
 

@@ -249,8 +249,7 @@ class MappingTask(Resumable):
         self, *, generator: Generator, flow: Flow, count: int, steps: int, batch=512, lr=3.0, seed=0, device="cpu"
     ):
         self.mapping, self.flow = generator.to(device).style, flow.to(device)
-        self.batch, self.seed = batch, seed
-        self.examples = len(self.z)
+        self.examples, self.batch, self.seed = count, batch, seed
         self.z = torch.randn(count, generator.w_dim, generator=torch.Generator().manual_seed(seed)).to(device)
         self.optimizer = torch.optim.Adam(self.mapping.parameters(), lr=lr, betas=(0.9, 0.99))
         self.schedule = falling_rate(self.optimizer, steps, 1.0)
