@@ -30,7 +30,7 @@ PICTURES = "00_domain"  # draws the pictures that most others read, with a proce
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
 # The longest is begun first and short ones end the run, so that no core waits for another
 LONGEST, LONG = "04_inversion_table", "01_generator|03_inversion_quality|07_reference_editing|08_attribute_dependency"
-HAS_RUNS = {name for name in NOTEBOOKS if "runs" in parameters(f"notebooks/{name}.ipynb")}
+HAS = {name: parameters(f"notebooks/{name}.ipynb") for name in NOTEBOOKS}
 
 
 def before(wildcards):
@@ -75,8 +75,9 @@ rule notebook:
                 "device": DEVICE,
                 "out": OUT,
                 "smoke": SMOKE,
-                **({"runs": RUNS} if wildcards.name in HAS_RUNS else {}),
+                "runs": RUNS,
             }.items()
+            if name in HAS[wildcards.name]
         ),
         python=sys.executable,
     shell:

@@ -124,7 +124,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, own):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebook_parameters_are_typed_and_explained(path):
-    assert {"domain", "seed", "device", "out", "smoke"} <= set(notebooks.parameters(path))
+    assert {"domain", "device", "out", "smoke"} <= set(notebooks.parameters(path))
     text = path.read_text()
     for name in notebooks.parameters(path):
         assert re.search(rf"\b{name}: (int|float|str|bool) = [^#]+  # \w", text), name

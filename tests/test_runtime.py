@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -293,6 +294,14 @@ def test_progress_is_at_most_five_lines(total, initial, most, capsys):
     assert not err
     assert len(lines) <= most
     assert not total or ("100%" in lines[-1] and f"{total}/{total}" in lines[-1])
+
+
+def test_progress_over_items_ends_with_the_rate(capsys):
+    assert list(runtime.progress(range(1000), desc="work", unit="img", mininterval=0)) == list(range(1000))
+    out, err = capsys.readouterr()
+    assert not err
+    assert len(out.splitlines()) <= 5
+    assert re.search(r"work: 100%.* 1000/1000 .*img/s\]$", out.splitlines()[-1])
 
 
 def test_progress_of_unknown_length_is_a_line_at_the_end(capsys):

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -207,6 +207,34 @@ def show_grid(
     ax.set_xticks([j * right + w / 2 for j in range(len(titles))], titles, fontsize=7)
     ax.set_yticks([i * down + h / 2 for i in range(len(row_names))], row_names, fontsize=8)
     ax.tick_params(length=0, pad=2)
+    return figure
+
+
+def training_curves(
+    panels: Mapping[str, Sequence[tuple[str, pd.DataFrame, str, str]]], *, width: float = 1.75, **axes
+) -> Figure:
+    """Columns of the logs of trainings, by update.
+
+    panels: under each title its curves: a label ("" for none), a log, its column, and a style as `Axes.plot` has it.
+    Rows of a log without the number are left out; a column that it lacks is an empty curve. width: inches of a panel;
+    axes: what `Axes.set` is given for each, such as `yscale="log"`.
+    """
+    count = max(len(panels), 1)
+    figure, row = plt.subplots(1, count, figsize=(width * count, 1.7), squeeze=False, layout="constrained")
+    named = {}
+    for ax, (title, curves) in zip(row[0], panels.items(), strict=False):
+        for label, log, column, style in curves:
+            points = log.reindex(columns=["step", column]).dropna(subset=[column])
+            (line,) = ax.plot(points["step"], points[column], style, markersize=2, linewidth=0.8)
+            named.setdefault(label, line)
+        ax.set(title=title, xlabel="update", **axes)
+        if ax.get_yscale() == "log":
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter("")
+    named.pop("", None)
+    if named:
+        figure.set_figheight(1.95)  # a line more
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named), fontsize=6)
     return figure
 
 

@@ -75,6 +75,17 @@ def test_no_two_methods_look_alike():
     assert {look["color"] for look in list(looks.values())[:10]} == {look["color"] for look in looks.values()}
 
 
+def test_training_curves_are_the_points_that_the_log_has():
+    log = pd.DataFrame({"step": [1, 2, 3], "loss": [4.0, np.nan, 2.0], "val_loss": [np.nan, 5.0, np.nan]})
+    curves = [("training", log, "loss", "-"), ("validation", log, "val_loss", "o-"), ("", log, "nowhere", "-")]
+    figure = figures.training_curves({"loss": curves, "again": curves[:1]}, yscale="log")
+    left, right = figure.axes
+    assert [line.get_xydata().tolist() for line in left.lines] == [[[1, 4], [3, 2]], [[2, 5]], []]
+    assert (left.get_title(), left.get_yscale(), len(right.lines)) == ("loss", "log", 1)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "validation"]
+    assert not figures.training_curves({}).legends
+
+
 def test_a_grid_has_every_picture_in_its_place():
     """Two rows of unlike lengths, the second a smaller map: enlarged, coloured; what is missing stays white."""
     pictures = np.zeros((3, 10, 14, 3), dtype=np.uint8)

@@ -1,5 +1,6 @@
 """Every notebook at smoke size, through the workflow; parameters are checked."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -115,6 +116,19 @@ def test_a_notebook_begins_with_the_values_that_its_parameters_have(monkeypatch)
     del names["seed"]
     with pytest.raises(NotebookError, match="no value for seed"):
         notebooks.begin("06_label_editing", names)
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_every_parameter_is_used_and_keeps_the_value_of_the_record(path):
+    """Cells below the first, which shrinks them for smoke and begins the record, give no parameter another value.
+
+    All have `smoke`, of which the explorer makes nothing: it is as small as can be.
+    """
+    _, *cells = (c["source"] for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
+    setup, *below = ([x for x in ast.walk(ast.parse("".join(cell))) if isinstance(x, ast.Name)] for cell in cells)
+    names = set(notebooks.parameters(path))
+    assert names - {"smoke"} <= {x.id for cell in (setup, *below) for x in cell if isinstance(x.ctx, ast.Load)}
+    assert not names & {x.id for cell in below for x in cell if isinstance(x.ctx, ast.Store)}
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": 1}', "\0"])
