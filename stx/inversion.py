@@ -171,8 +171,8 @@ class InversionTask(Resumable):
         """Mean losses on held-out pictures, names starting with `val_`."""
         self.encoder.eval()
         sums: dict[str, float] = {}
-        for first in range(0, len(data), batch):
-            image = data.batch(range(first, min(first + batch, len(data)))).to(self.device)
+        for part in runtime.batches(len(data), batch):
+            image = data.batch(part).to(self.device)
             parts = self.loss.parts(image, self.draw(self.encoder.invert(image, self.generator, self.view)))
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value.sum().item()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stx.files.config import Configured
 from stx.files.errors import InputError
+from stx.runtime import batched
 from stx.training.loop import Resumable
 
 SLOPE = 0.2
@@ -102,12 +103,11 @@ class LatentClassifierTask(Resumable):
         return {"loss": loss.item()}
 
 
-@torch.no_grad()
 def predict(net: LatentClassifier, ws: Float[Tensor, "n num_ws w_dim"], batch: int = 1024) -> np.ndarray:
     """Logits of many codes, `[n, attributes]`."""
     net.eval()
     device = net.logit_bias.device
-    return np.concatenate([net(part.to(device))[0].cpu().numpy() for part in ws.split(batch)])
+    return batched(lambda part: net(part.to(device))[0], ws, batch).numpy()
 
 
 def calibrate(net: LatentClassifier, logits: np.ndarray, labels: Bool[np.ndarray, "n attributes"]) -> np.ndarray:

@@ -1,13 +1,14 @@
 """How the shipped networks are made: a recipe of plain numbers and one function for each network.
 
-The defaults are where the shipped avatars weights began; notebooks 01 and 02 tell how they went on. A recipe is stored
-in the run's `config.json`, and rebuilds the network. Every function resumes from its folder.
+The defaults are where the shipped avatars weights began; notebooks 01 and 02 tell how they went on. A recipe inherits
+groups of numbers, each of which goes to one constructor as a whole. It is stored in the run's `config.json`, and
+rebuilds the network. Every function resumes from its folder.
 """
 
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 
 from stx import latent_classifier, metrics
-from stx.baselines.registry import METHODS, build_encoder
+from stx.baselines.registry import METHODS, EncoderSizes, build_encoder
 from stx.domains import images
 from stx.domains.datasets import Domain
 from stx.domains.drawings import person_pictures
@@ -40,20 +41,32 @@ SHEET = 100  # samples on a sheet
 CALIBRATION = 64  # pictures on which the spread of ImageNet features is measured
 
 
-@dataclass(frozen=True)
-class GeneratorRecipe:
-    """StyleGAN2 and its training (see `stx.generator.gan.GanTask`)."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every task takes."""
+
+    steps: int
+    batch: int = 64
+    lr: float = 2e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """Widths and units of the IR-SE stages of the networks that recognise."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    units: tuple[int, ...] = (1, 1, 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanTraining(Training):
+    """What `stx.generator.gan.GanTask` takes."""
 
     steps: int = 16000
     batch: int = 16
     lr: float = 1.5e-3
     lr_decay: float = 0.0
-    z_dim: int = 256
-    n_mlp: int = 4
-    channel_base: int = 2048
-    channel_max: int = 128
-    projected: bool = True  # a discriminator on ImageNet features; else StyleGAN2's own, of the generator's channels
-    zoom: int = 2  # how much pictures are enlarged for the features
     head_start: int = 0
     mirror: bool = False
     mixing: float = 0.0
@@ -62,22 +75,34 @@ class GeneratorRecipe:
     pl_weight: float = 0.0
     ema_images: float = 10_000
     ema_rampup: float = 0.1
+    mapping_rate: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels:
+    """Of generator and discriminator alike."""
+
+    channel_base: int = 2048
+    channel_max: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRecipe(GanTraining, Channels):
+    """StyleGAN2 and its training."""
+
+    z_dim: int = 256
+    n_mlp: int = 4
+    projected: bool = True  # a discriminator on ImageNet features; else StyleGAN2's own, of the generator's channels
+    zoom: int = 2  # how much pictures are enlarged for the features
     keep: float = 0.0  # weight of `stx.generator.gan.KeptPictures`
     drawn: float = 0.0  # weight of `stx.generator.autoencoder.DrawnPictures`
     clear: float = 0.0  # weight of `stx.generator.gan.ClearAttributes`
-    mapping_rate: float = 1.0
-    seed: int = 0
 
 
-@dataclass(frozen=True)
-class EncoderRecipe:
-    """An encoder and its training (see `stx.inversion.InversionTask`). method: one of `stx.baselines.registry.METHODS`.
+@dataclass(frozen=True, kw_only=True)
+class EncoderTraining(Training):
+    """What `stx.inversion.InversionTask` takes."""
 
-    pictures: of the training split, the first; None: all.
-    """
-
-    method: str = "style_transformer"
-    pictures: int | None = None
     steps: int = 4000
     batch: int = 16
     lr: float = 5e-4
@@ -85,46 +110,47 @@ class EncoderRecipe:
     mirror: bool = False
     accumulate: int = 1
     precision: str = "float32"
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    units: tuple[int, ...] = (2, 2, 2, 2)
-    hidden: int | None = (
-        None  # inside pSp's stacks, and a quarter of that inside feed-forward blocks; None: as published
-    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Of `stx.inversion.InversionLoss`."""
+
     l2: float = 1.0
     lpips: float = 0.8
     id: float = 0.1
-    seed: int = 0
 
 
-@dataclass(frozen=True)
-class ClassifierRecipe:
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe(EncoderTraining, LossWeights, EncoderSizes):
+    """An encoder and its training. method: one of `stx.baselines.registry.METHODS`.
+
+    pictures: of the training split, the first; None: all.
+    """
+
+    method: str = "style_transformer"
+    pictures: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe(Training, Backbone):
     """Attribute classifier and its training."""
 
     steps: int = 1200
-    batch: int = 64
-    lr: float = 2e-3
-    widths: tuple[int, ...] = (16, 32, 64, 128)
-    units: tuple[int, ...] = (1, 1, 1, 1)
-    seed: int = 0
 
 
-@dataclass(frozen=True)
-class IdentityRecipe:
+@dataclass(frozen=True, kw_only=True)
+class IdentityRecipe(Training, Backbone):
     """Identity network and its training: `people` drawn `looks` times each."""
 
     steps: int = 1500
-    batch: int = 64
-    lr: float = 2e-3
     people: int = 3000
     looks: int = 6
     dim: int = 128
-    widths: tuple[int, ...] = (16, 32, 64, 128)
-    units: tuple[int, ...] = (1, 1, 1, 1)
-    seed: int = 0
 
 
-@dataclass(frozen=True)
-class LatentClassifierRecipe:
+@dataclass(frozen=True, kw_only=True)
+class LatentClassifierRecipe(Training):
     """Latent classifier and its training on codes; the sizes of the shared MLP are the paper's."""
 
     steps: int = 2000
@@ -134,21 +160,17 @@ class LatentClassifierRecipe:
     noise: float = 0.1
     hidden: tuple[int, ...] = (2048, 512)
     dim: int = 32
-    seed: int = 0
 
 
-@dataclass(frozen=True)
-class ReferenceRecipe:
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRecipe(Training):
     """Editor for one attribute of a reference and its training; the paper's rate is 1e-4 for long runs."""
 
     steps: int = 400
-    batch: int = 64
-    lr: float = 2e-3
     weight_decay: float = 5e-4
     form: str = "paper"
     feed_forward: int = 256
     dropout: float = 0.1
-    seed: int = 0
 
 
 def generator_recipe(domain: Domain, **changes) -> GeneratorRecipe:
@@ -202,7 +224,7 @@ def train_generator(
     """
     torch.manual_seed(recipe.seed)
     data = domain.split("train", square=True)
-    channels = {"channel_base": recipe.channel_base, "channel_max": recipe.channel_max}
+    channels = _group(Channels, recipe)
     if recipe.projected:
         discriminator = ProjectedDiscriminator(size=domain.resolution, zoom=recipe.zoom)
         discriminator.calibrate(data.batch(range(min(CALIBRATION, len(data)))))
@@ -229,7 +251,7 @@ def train_generator(
         data=data,
         extras=extras,
         device=device,
-        **_without(recipe, "z_dim", "n_mlp", "projected", "zoom", "keep", "drawn", "clear", *channels),
+        **_group(GanTraining, recipe),
     )
 
     def sheet(step: int) -> dict[str, float]:
@@ -238,7 +260,7 @@ def train_generator(
         return {}
 
     config = {"domain": domain.name, "resolution": domain.resolution, "pictures seen": data.fingerprint()}
-    config |= asdict(recipe) if recipe.lr_decay else _without(recipe, "steps")
+    config |= {name: value for name, value in asdict(recipe).items() if name != "steps" or recipe.lr_decay}
     config |= {} if start is None else {"start": [fingerprint(net) for net in start if net is not None]}
     config |= {"codes": len(kept), "sum": float(kept.double().sum())} if recipe.keep else {}
     config |= {"read codes": len(codes), "their sum": float(codes.double().sum())} if recipe.drawn else {}
@@ -268,20 +290,20 @@ def train_encoder(
     """
     check_size(domain)
     torch.manual_seed(recipe.seed)
-    encoder, extras = build_encoder(METHODS[recipe.method], generator, domain, recipe, device)
+    encoder, extras = build_encoder(
+        METHODS[recipe.method], generator, domain, recipe, steps=recipe.steps, lr=recipe.lr, device=device
+    )
     if start is not None:
         encoder.load_state_dict(start.state_dict())
     task = InversionTask(
         encoder=encoder,
         generator=generator,
-        loss=InversionLoss(
-            load_lpips("alex", device), identity, {"l2": recipe.l2, "lpips": recipe.lpips, "id": recipe.id}
-        ),
+        loss=InversionLoss(load_lpips("alex", device), identity, _group(LossWeights, recipe)),
         data=domain.split("train", recipe.pictures),
         view=domain.view,
         extras=extras,
         device=device,
-        **_without(recipe, "method", "pictures", "widths", "units", "hidden", "l2", "lpips", "id"),
+        **_group(EncoderTraining, recipe),
     )
     held_out = domain.split("val", validation)
     config = {"domain": domain.name, "generator": fingerprint(generator), "pictures seen": task.data.fingerprint()}
@@ -299,10 +321,8 @@ def train_classifier(
 ) -> tuple[AttributeClassifier, pd.DataFrame]:
     """An attribute classifier, and the log with the mean validation accuracy."""
     torch.manual_seed(recipe.seed)
-    net = AttributeClassifier(
-        size=domain.resolution, attributes=domain.attributes, widths=recipe.widths, units=recipe.units
-    )
-    task = ClassifierTask(net=net, data=domain.split("train"), device=device, **_without(recipe, "widths", "units"))
+    net = AttributeClassifier(size=domain.resolution, attributes=domain.attributes, **_group(Backbone, recipe))
+    task = ClassifierTask(net=net, data=domain.split("train"), device=device, **_group(Training, recipe))
     held_out = domain.split("val")
 
     def validate(step: int) -> dict[str, float]:
@@ -334,7 +354,8 @@ def train_latent_classifier(
     )
     with torch.no_grad():  # codes have a mean far from zero: start where they are centred
         net.fcs[0].bias.sub_(net.fcs[0].weight @ ws.mean(0).flatten().to(net.fcs[0].weight))
-    task = LatentClassifierTask(net=net, ws=ws, labels=labels, device=device, **_without(recipe, "hidden", "dim"))
+    learning = {"weight_decay": recipe.weight_decay, "noise": recipe.noise, **_group(Training, recipe)}
+    task = LatentClassifierTask(net=net, ws=ws, labels=labels, device=device, **learning)
 
     def validate(step: int) -> dict[str, float]:
         return {"val_accuracy": float(((latent_classifier.predict(net, held_out[0]) > 0) == held_out[1]).mean())}
@@ -367,7 +388,9 @@ def train_reference_editor(
     editor = ReferenceEditor(
         w_dim=codes.shape[2],
         attribute=attribute,
-        **{name: getattr(recipe, name) for name in ("form", "feed_forward", "dropout")},
+        form=recipe.form,
+        feed_forward=recipe.feed_forward,
+        dropout=recipe.dropout,
     )
     held_out = codes[: max(len(codes) // 10, 2)]
     task = ReferenceTask(
@@ -376,7 +399,8 @@ def train_reference_editor(
         index=index,
         ws=codes[len(held_out) :],
         device=device,
-        **_without(recipe, "form", "feed_forward", "dropout"),
+        weight_decay=recipe.weight_decay,
+        **_group(Training, recipe),
     )
     config = asdict(recipe) | {"attribute": attribute, "codes": len(codes), "sum": float(codes.double().sum())}
     config["classifier"] = fingerprint(classifier)
@@ -401,12 +425,12 @@ def train_identity(
     if domain.name != "avatars":
         raise DomainError(f"{domain.name} does not tell who is who; an identity network is trained on avatars only")
     torch.manual_seed(recipe.seed)
-    net = IdentityNet(size=domain.resolution, dim=recipe.dim, widths=recipe.widths, units=recipe.units)
+    net = IdentityNet(size=domain.resolution, dim=recipe.dim, **_group(Backbone, recipe))
     task = IdentityTask(
         net=net,
         pictures=person_pictures("train", recipe.people, recipe.looks, recipe.seed),
         device=device,
-        **_without(recipe, "people", "looks", "dim", "widths", "units"),
+        **_group(Training, recipe),
     )
     held_out = person_pictures("val", 256, 2, recipe.seed)
 
@@ -421,5 +445,6 @@ def _train(task, recipe, folder, config, **kwargs) -> pd.DataFrame:
     return train(task, folder=folder, steps=recipe.steps, seed=recipe.seed, config=config, **kwargs)
 
 
-def _without(recipe, *names: str) -> dict:
-    return {k: v for k, v in asdict(recipe).items() if k not in names}
+def _group(group: type, recipe) -> dict:
+    """The numbers of a recipe that one of the groups it inherits has."""
+    return {field.name: getattr(recipe, field.name) for field in fields(group)}

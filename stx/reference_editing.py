@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stx.files.config import Configured
 from stx.files.errors import InputError
+from stx.runtime import batched
 from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS
 from stx.training.loop import Resumable
 
@@ -163,7 +164,6 @@ class ReferenceTask(Resumable):
         (source, reference), (was, wanted) = (part.to(self.device).chunk(2) for part in (ws, embeddings))
         return losses(self.classifier, self.editor(source, reference), source, was, wanted, self.index)
 
-    @torch.no_grad()
     def _embed(self, ws: Tensor) -> Tensor:
         """The classifier's embeddings of codes, which no update changes."""
-        return torch.cat([self.classifier(part.to(self.device))[1].to(ws.device) for part in ws.split(EMBEDDED)])
+        return batched(lambda part: self.classifier(part.to(self.device))[1], ws, EMBEDDED)

@@ -10,7 +10,7 @@ process with the whole batch. In one process every function here does nothing. A
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -182,6 +182,28 @@ def progress(items, **kwargs) -> tqdm:
     """
     bar = tqdm if sys.stdout.isatty() else _Lines
     return bar(items, file=sys.stdout, disable=not is_main(), **kwargs)
+
+
+def batches(count: int, batch: int) -> list[range]:
+    """The positions 0 to `count` in batches; the last one may be smaller."""
+    return [range(i, min(i + batch, count)) for i in range(0, count, batch)]
+
+
+@torch.no_grad()
+def batched(
+    call: Callable[..., Tensor], data, batch: int, *, watch: Callable[[float], None] = lambda share: None, **told
+) -> Float[Tensor, "n ..."]:
+    """What a network gives for `data`, a batch at a time, joined on the CPU.
+
+    call: a batch to its results. data: a tensor, an array, or a data set, whose `batch(positions)` gives pictures.
+    watch: called with the share that is done; what it raises ends the work. told: a progress bar's `desc` and `unit`.
+    """
+    take = getattr(data, "batch", lambda part: data[part.start : part.stop])
+    found = []
+    for part in progress(batches(len(data), batch), **told) if told else batches(len(data), batch):
+        watch(part.start / len(data))
+        found.append(call(take(part)).cpu())
+    return torch.cat(found)
 
 
 class _Lines(tqdm):

@@ -21,8 +21,9 @@ from stx import cli, runtime
 from stx.batch import load_codes
 from stx.checkpoints import weights
 from stx.domains import images
+from stx.domains.splits import Dataset
 from stx.files.errors import WeightsError
-from stx.runtime import SharedBatchNorm
+from stx.runtime import SharedBatchNorm, batched
 from stx.stylegan2.networks import Generator
 from stx.training import loop
 
@@ -307,3 +308,19 @@ def test_progress_over_items_ends_with_the_rate(capsys):
 def test_progress_of_unknown_length_is_a_line_at_the_end(capsys):
     assert list(runtime.progress((i for i in range(30)), desc="work")) == list(range(30))
     assert "work: 30it" in capsys.readouterr().out
+
+
+def test_batched_is_the_whole_at_once():
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), dtype=np.uint8)
+    whole, sizes, shares = images.to_tensor(pictures), [], []
+
+    def halved(image):
+        sizes.append(len(image))
+        return image / 2
+
+    data = Dataset(pictures.__getitem__, list("abcdefg"))
+    assert torch.equal(batched(halved, data, 3, watch=shares.append), whole / 2)
+    assert sizes == [3, 3, 1]
+    assert shares == [0, 3 / 7, 6 / 7]
+    assert torch.equal(batched(halved, whole, 7), whole / 2)
+    assert torch.equal(batched(lambda part: halved(images.to_tensor(part)), pictures, 2, desc="halving"), whole / 2)

@@ -24,6 +24,18 @@ COMPARED = "compared"  # in a domain's folder: encoders trained with one budget
 SLOWER = 0.2  # the rate of e4e's latent discriminator, as a share of the encoder's
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderSizes:
+    """Of the compared encoders. widths, units: of the backbone, the last width being that of the codes.
+
+    hidden: inside pSp's stacks, and a quarter of that inside feed-forward blocks; None: as published.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    units: tuple[int, ...] = (2, 2, 2, 2)
+    hidden: int | None = None
+
+
 @dataclass(frozen=True)
 class Method:
     """title: as tables have it; network: an `Encoder`, with options for its `for_generator`; extras: by name.
@@ -128,22 +140,29 @@ def add_own(path: str | Path) -> None:
 
 
 def build_encoder(
-    method: Method, generator: Generator, domain: Domain, recipe: Any, device: str = "cpu"
+    method: Method,
+    generator: Generator,
+    domain: Domain,
+    sizes: EncoderSizes,
+    *,
+    steps: int,
+    lr: float,
+    device: str = "cpu",
 ) -> tuple[Encoder, list[Extra]]:
-    """A new encoder of a method and what it needs beside the losses. recipe: an `EncoderRecipe`."""
+    """A new encoder of a method and what it needs beside the losses in a training of `steps` updates at a rate `lr`."""
     options = dict(method.options)
     if method.network is PSP:
-        options |= {"input_side": max(domain.input_size), "hidden": recipe.hidden}
-    elif method.network is StyleTransformer and recipe.hidden:
-        options["feed_forward"] = 4 * recipe.hidden
-    encoder = method.network.for_generator(generator, widths=recipe.widths, units=recipe.units, **options)
-    return encoder, [_extra(name, encoder, generator, recipe, device) for name in method.extras]
+        options |= {"input_side": max(domain.input_size), "hidden": sizes.hidden}
+    elif method.network is StyleTransformer and sizes.hidden:
+        options["feed_forward"] = 4 * sizes.hidden
+    encoder = method.network.for_generator(generator, widths=sizes.widths, units=sizes.units, **options)
+    return encoder, [_extra(name, encoder, generator, steps, lr, device) for name in method.extras]
 
 
-def _extra(name: str, encoder: Encoder, generator: Generator, recipe: Any, device: str) -> Extra:
+def _extra(name: str, encoder: Encoder, generator: Generator, steps: int, lr: float, device: str) -> Extra:
     if name == "offsets":
-        return Offsets(encoder, steps=recipe.steps)
+        return Offsets(encoder, steps=steps)
     if name == "latent":
-        return latent_adversary(generator, lr=SLOWER * recipe.lr, device=device)
+        return latent_adversary(generator, lr=SLOWER * lr, device=device)
     sizes = {k: generator.config[k] for k in ("channel_base", "channel_max")}
-    return image_adversary(Discriminator(size=generator.size, **sizes), lr=recipe.lr, device=device)
+    return image_adversary(Discriminator(size=generator.size, **sizes), lr=lr, device=device)

@@ -31,7 +31,7 @@ from stx.inversion import InversionLoss
 from stx.perception.irse import IR_SE50
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Pipeline
-from stx.runtime import progress
+from stx.runtime import batches, progress
 from stx.stylegan2.networks import Generator
 
 ENCODE_BATCH, SEARCH_BATCH = 64, 16  # pictures at a time
@@ -142,8 +142,8 @@ def searches(
 def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Result:
     """A method applied to the first `count` pictures of a data set."""
     codes, pictures, snapshots = [], [], {}
-    for i in progress(range(0, count, inverter.batch), desc=inverter.title, unit="batch"):
-        found = inverter.run(data.batch(range(i, min(i + inverter.batch, count))).to(pipe.device))
+    for part in progress(batches(count, inverter.batch), desc=inverter.title, unit="batch"):
+        found = inverter.run(data.batch(part).to(pipe.device))
         codes.append(found.ws.cpu())
         pictures.append(images.to_uint8(found.image))
         for step, picture in found.snapshots.items():

@@ -1,6 +1,6 @@
 """One protocol for every encoder: invert a test set, measure each picture and the set, with intervals and cost."""
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from stx.domains import images
 from stx.domains.splits import Dataset
 from stx.perception.lpips import load_lpips, real_features, vgg16_features
 from stx.pipeline import Codes, Pipeline, split_codes
-from stx.runtime import progress
+from stx.runtime import batched, batches, progress
 
 MEASURE_BATCH = 64
 BETTER = {
@@ -29,16 +29,11 @@ BETTER = {
 }
 
 
-@torch.no_grad()
 def invert_all(
     pipe: Pipeline, data: Dataset, *, watch: Callable[[float], None] = lambda share: None
 ) -> Float[Tensor, "n num_ws w_dim"]:
     """The codes of a whole data set, on the CPU. watch: told the share that is done; what it raises ends the work."""
-    codes = []
-    for i in progress(range(0, len(data), MEASURE_BATCH), desc="inverting", unit="batch"):
-        watch(i / len(data))
-        codes.append(pipe.invert(data.batch(_part(i, data))).cpu())
-    return torch.cat(codes)
+    return batched(pipe.invert, data, MEASURE_BATCH, watch=watch, desc="inverting", unit="batch")
 
 
 @torch.no_grad()
@@ -58,11 +53,9 @@ def sampled_codes(
     watch: Callable[[float], None] = lambda share: None,
 ) -> tuple[Float[Tensor, "count num_ws w_dim"], Float[np.ndarray, "count attributes"]]:
     """Codes of random z on the CPU, and the image classifier's logits for their pictures. watch: as in `invert_all`."""
-    ws, logits = pipe.sample(count, seed=seed).cpu().contiguous(), []
-    for i, part in enumerate(ws.split(MEASURE_BATCH)):
-        watch(i * MEASURE_BATCH / count)
-        logits.append(attribute_logits(pipe, attribute_classifier, part))
-    return ws, np.concatenate(logits)
+    ws = pipe.sample(count, seed=seed).cpu().contiguous()
+    logits = batched(lambda part: attribute_classifier(pipe.reconstruct(part)), ws, MEASURE_BATCH, watch=watch)
+    return ws, logits.numpy()
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -94,10 +87,9 @@ def measure(
     alex, vgg, own = load_lpips("alex", pipe.device), load_lpips("vgg", pipe.device), pipe.identity()
     identity_nets = [*([own] if own is not None else []), *identity_nets]
     rows, sets = [], {"real": [], "inverted": [], "real_patches": [], "inverted_patches": []}
-    for i in progress(range(0, len(inverted), MEASURE_BATCH), desc="measuring", unit="batch"):
-        part = _part(i, inverted)
+    for part in progress(batches(len(inverted), MEASURE_BATCH), desc="measuring", unit="batch"):
         real = data.batch(part).to(pipe.device)
-        again = images.to_tensor(inverted[i : i + MEASURE_BATCH]).to(pipe.device)
+        again = images.to_tensor(inverted[part.start : part.stop]).to(pipe.device)
         scores = {
             "L2": metrics.l2(real, again),
             "LPIPS-Alex": alex(again, real).flatten(),
@@ -161,7 +153,3 @@ def cost(pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> pd.DataFrame:
 
 def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
     return lambda chosen: float(values[chosen].mean())
-
-
-def _part(first: int, data: Sized) -> range:
-    return range(first, min(first + MEASURE_BATCH, len(data)))

@@ -29,7 +29,7 @@ from stx.generator.gan import ExtraLoss
 from stx.inversion import InversionLoss
 from stx.perception.irse import IRSE
 from stx.perception.lpips import check_size, load_lpips
-from stx.runtime import progress
+from stx.runtime import batched, batches, progress
 from stx.stylegan2.networks import Generator, PixelNorm
 from stx.stylegan2.ops import pool
 from stx.training.loop import Resumable, ema_update, falling_rate, load_state, train
@@ -118,12 +118,10 @@ class AutoencoderTask(Resumable):
         self.descend(total)
         return {"loss": total.item()} | parts
 
-    @torch.no_grad()
     def codes(self, data: Dataset) -> Float[Tensor, "n w_dim"]:
         """The codes of a data set's pictures, on the CPU."""
         self.encoder.eval()
-        parts = progress(_parts(data), desc="reading codes")
-        found = torch.cat([self.encoder(data.batch(part).to(self.device)).cpu() for part in parts])
+        found = batched(lambda image: self.encoder(image.to(self.device)), data, READ, desc="reading codes")
         self.encoder.train()
         return found
 
@@ -132,7 +130,7 @@ class AutoencoderTask(Resumable):
         """Mean losses on held-out pictures, names starting with `val_`."""
         self.encoder.eval()
         sums: dict[str, float] = {}
-        for part in _parts(data):
+        for part in batches(len(data), READ):
             image = data.batch(part).to(self.device)
             drawn = self.generator(self.generator.broadcast(self.encoder(image)))
             total, parts = self.loss(self.view(image), self.view(drawn))
@@ -349,7 +347,3 @@ def drawn_pictures(domain: Domain, data: Dataset, codes: Tensor | None, weight: 
     codes = codes[: max(HELD // data.uint8([0]).nbytes, 1)]
     pictures = torch.from_numpy(data.uint8(range(len(codes))))
     return DrawnPictures(codes, pictures, InversionLoss(load_lpips("alex", device), None), weight, domain.view)
-
-
-def _parts(data: Dataset) -> list[range]:
-    return [range(i, min(i + READ, len(data))) for i in range(0, len(data), READ)]

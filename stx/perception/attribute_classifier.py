@@ -12,6 +12,7 @@ from stx.domains.splits import Dataset
 from stx.files.config import Configured
 from stx.files.errors import InputError
 from stx.perception.irse import IRSE
+from stx.runtime import batched
 from stx.stylegan2.ops import resize
 from stx.training.loop import Resumable
 
@@ -58,10 +59,8 @@ class ClassifierTask(Resumable):
         return {"loss": loss.item()}
 
 
-@torch.no_grad()
 def predict(net: AttributeClassifier, data: Dataset, batch: int = 256) -> np.ndarray:
     """Logits for a whole data set, `[n, attributes]`."""
     net.eval()
     device = next(net.parameters()).device
-    parts = [range(i, min(i + batch, len(data))) for i in range(0, len(data), batch)]
-    return np.concatenate([net(data.batch(part).to(device)).cpu().numpy() for part in parts])
+    return batched(lambda image: net(image.to(device)), data, batch).numpy()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stx.domains import images
 from stx.files.config import Configured
 from stx.perception.irse import IRSE
+from stx.runtime import batched
 from stx.stylegan2.ops import pool, resize
 from stx.training.loop import Resumable
 
@@ -177,14 +178,11 @@ class IdentityTask(Resumable):
         return {"loss": loss.item(), "accuracy": (logits.argmax(1) == target).float().mean().item()}
 
 
-@torch.no_grad()
 def embed(net: IdentityNet, pictures: np.ndarray, batch: int = 256) -> Float[Tensor, "n dim"]:
-    """Embeddings of uint8 pictures `[n, h, w, 3]`."""
+    """Embeddings of uint8 pictures `[n, h, w, 3]`, on the CPU."""
     net.eval()
     device = next(net.parameters()).device
-    return torch.cat(
-        [net(images.to_tensor(pictures[i : i + batch]).to(device)) for i in range(0, len(pictures), batch)]
-    )
+    return batched(lambda part: net(images.to_tensor(part).to(device)), pictures, batch)
 
 
 def verification(net: IdentityNet, pictures: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -195,4 +193,4 @@ def verification(net: IdentityNet, pictures: np.ndarray, seed: int = 0) -> tuple
     first, second = embed(net, pictures[:, 0]), embed(net, pictures[:, 1])
     shift = 1 + np.random.RandomState(seed).randint(len(first) - 1)
     genuine, impostor = (first * second).sum(1), (first * second.roll(shift, 0)).sum(1)
-    return genuine.cpu().numpy(), impostor.cpu().numpy()
+    return genuine.numpy(), impostor.numpy()

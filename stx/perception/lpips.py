@@ -21,6 +21,7 @@ from stx.files.atomic import load_array, save_array
 from stx.files.errors import InputError, WeightsError
 from stx.files.pickles import as_array, read_pickle
 from stx.files.places import cache_dir
+from stx.runtime import batched
 
 BACKBONES = {  # file, SHA-256, tree name
     "alex": ("alexnet.ckpt", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1", "AlexNet_0"),
@@ -110,9 +111,10 @@ def real_features(net: nn.Module, image: Float[Tensor, "b 3 h w"]) -> Float[np.n
 def features(pictures: Dataset | torch.Tensor, *, device: str = "cpu", batch: int = 64) -> np.ndarray:
     """VGG16 features of a data set (kept on disk) or of pictures in [-1, 1], `[n, 512]`; see `stx.perception.lpips`."""
     net = load_lpips("vgg", device)
-    parts = [range(i, min(i + batch, len(pictures))) for i in range(0, len(pictures), batch)]
-    if isinstance(pictures, Dataset):
-        found = [real_features(net, pictures.batch(part).to(device)) for part in parts]
-    else:
-        found = [vgg16_features(net, pictures[list(part)].to(device)).cpu().numpy() for part in parts]
-    return np.concatenate(found).astype(np.float64)
+
+    def find(image: Tensor) -> Tensor:
+        if isinstance(pictures, Dataset):
+            return torch.from_numpy(real_features(net, image.to(device)))
+        return vgg16_features(net, image.to(device))
+
+    return batched(find, pictures, batch).numpy().astype(np.float64)

@@ -155,7 +155,7 @@ def test_latent_discriminator_learns_what_is_in_w(tiny):
 
 
 def test_build_takes_the_pictures_size(generator, world):
-    encoder, found = build_encoder(METHODS["e4e"], generator, world, recipe())
+    encoder, found = build_encoder(METHODS["e4e"], generator, world, recipe(), steps=6, lr=1e-3)
     assert encoder.config["input_side"] == 32
     assert [type(e).__name__ for e in found] == ["Offsets", "Adversary"]
 
