@@ -316,9 +316,9 @@ def _convert(file: Path, to: str, out: Path) -> int:
 
     found = convert.read(file)
     directions.check_fit(found, out)
-    claim_networks(out / name for name in found.networks)
-    for name, net in found.networks.items():
-        name = f"{name}-{file.stem}" if name == "directions" else name  # a domain has many of them
+    named = {f"{name}-{file.stem}" if name == "directions" else name: net for name, net in found.networks.items()}
+    claim_networks(out / name for name in named)  # a domain has many directions
+    for name, net in named.items():
         notes = {"kind": found.kind, "file": file.name, "sha256": sha256(file), **found.notes}
         weights.save(net, out / name, notes=notes, dtype=torch.float32)
         print(f"{found.kind}: {out / name}")

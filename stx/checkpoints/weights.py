@@ -76,7 +76,8 @@ def save(
     """Writes `model.safetensors` (floating tensors as `dtype`) and `config.json`; an old pair survives a failure.
 
     notes: what to remember of the training, as JSON. bits: of mantissa that matrices and kernels keep (float16 has 10):
-    with 5 a file compresses to two thirds. Raises `TrainingError` when the disk refuses, `WeightsError` for a class
+    with 5 a file compresses to two thirds. Raises `FileError` when the disk refuses or
+    something that stx did not make would be replaced, `WeightsError` for a class
     that is not in `networks`.
     """
     folder = Path(folder)

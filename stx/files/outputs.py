@@ -21,11 +21,10 @@ from stx.files.errors import FileError
 
 LOCK = ".stx.lock"
 MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
-RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folder of codes, a training run
+RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folder of codes; others say `made_by`
     {"commit", "made", "parameters"},
     {"network", "args"},
     {"encoder", "generator", "codes"},
-    {"seed"},
 )
 
 
@@ -156,7 +155,9 @@ def _cut(name: str) -> str:
 
 def _is_record(file: Path) -> bool:
     content = json.loads(file.read_text())
-    return isinstance(content, dict) and any(keys <= content.keys() for keys in RECORDS)
+    if not isinstance(content, dict):
+        return False
+    return content.get("made_by") == "stx" or any(keys <= content.keys() for keys in RECORDS)
 
 
 def _beside_config(file: Path) -> bool:
@@ -193,9 +194,9 @@ def _is_executed(file: Path) -> bool:
 def _is_export(file: Path) -> bool:
     if file.name == "state.pt":  # of a training run
         return _beside_config(file)
-    import torch  # here, since it takes seconds to import
+    from stx.files.pickles import read_torch  # here, since torch takes seconds to import
 
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)["made_by"] == "stx"
+    return read_torch(file)["made_by"] == "stx"
 
 
 _READERS = {

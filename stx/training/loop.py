@@ -101,7 +101,7 @@ def train(
     main = runtime.is_main()
     if main:
         claim_files(folder / name for name in ("config.json", "log.csv", "state.pt"))
-        write_text(folder / "config.json", json.dumps(config, indent=2))
+        write_text(folder / "config.json", json.dumps({"made_by": "stx"} | config, indent=2))
     bar = runtime.progress(None, total=steps, initial=done, desc=folder.name, unit="step")
     started = time.monotonic()
     with _stop_signals() as stopped, bar:

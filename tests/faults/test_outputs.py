@@ -193,6 +193,24 @@ def test_training_writes_into_no_folder_of_pictures_and_over_nothing(data, faces
 # ------------------------------------------------------------------------------------------------------- 2: names
 
 
+@pytest.mark.parametrize("text", ['{"seed": 1}', '{"seed": 1, "model_type": "bert"}', '{"made_by": "me"}', "[]"])
+def test_a_config_of_somebody_else_is_kept(tmp_path, text):
+    """Many tools write a config.json, and many of them a seed into it."""
+    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "model.safetensors").write_bytes(b"theirs")
+    assert not outputs.made_by_stx(tmp_path / "config.json")
+    with pytest.raises(FileError, match="was not made by stx"):
+        outputs.claim_networks([tmp_path])
+
+
+def test_a_hostile_file_in_the_place_of_an_export_is_not_opened_by_torch(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    torch.save({"made_by": "stx"}, tmp_path / "ours.pt")
+    (tmp_path / "theirs.pt").write_bytes(b"\x80\x02cos\nsystem\n(S'true'\ntR.")
+    assert outputs.made_by_stx(tmp_path / "ours.pt")
+    assert not outputs.made_by_stx(tmp_path / "theirs.pt")
+
+
 def test_two_inverts_into_one_folder_keep_all_codes(pipe, tmp_path, monkeypatch):
     """Both have looked into the folder before either writes."""
     find, barrier, met = batch._shards, threading.Barrier(2), threading.local()
