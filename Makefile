@@ -2,7 +2,7 @@
 #                   (DOMAIN=ffhq, cars or a folder of pictures: with its trained weights, all in runs/<name>/)
 # make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
-# make explore      the latent explorer as a page in the browser
+# make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each)
 # make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
 # make test-all     the same and what only a release needs: notebooks on another device, methods of one's own, ...
@@ -11,6 +11,7 @@ VENV ?= .venv
 DOMAIN ?= avatars
 CORES ?= 2
 SEEDS ?= 3
+PLACES ?= 4
 BIN = $(VENV)/bin
 # A folder's name reaches the shell as a variable: neither make nor the shell reads commands in it
 unexport DOMAIN
@@ -33,7 +34,7 @@ sweep: $(VENV)/installed
 	$(BIN)/stx sweep "runs/sweep/$$name"/*/figures --out "$$out"
 
 explore: $(VENV)/installed
-	$(BIN)/voila notebooks/09_explorer.ipynb --template=lab
+	$(BIN)/python -m stx.explorer.server notebooks/09_explorer.ipynb --template=lab --places=$(PLACES)
 
 recording: $(VENV)/installed
 	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/explorer/test_browser.py -k recording

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
+from stx.explorer import uploads
 from stx.explorer.state import Explorer, State, View, bars_html, picture_html, png
 from stx.files.atomic import atomic_write, write_text
 from stx.files.errors import StxError
@@ -118,7 +119,7 @@ class ExplorerApp:
         )
         top = widgets.HBox([self.source, self.number, self.upload, undo, reset], layout={"flex_flow": "row wrap"})
         below = widgets.HBox([tabs, self.bars], layout={"flex_flow": "row wrap"})
-        return widgets.VBox([top, self.message, self.busy, shown, below])
+        return widgets.VBox([top, self.message, self.busy, shown, below, uploads.watch(self.upload)])
 
     def _thumbnails(self) -> widgets.Widget:
         """Buttons that look like their pictures."""
@@ -134,10 +135,9 @@ class ExplorerApp:
         style = widgets.HTML(f"<style>{''.join(rules)}</style>")
         return widgets.VBox([style, widgets.GridBox(buttons, layout={"grid_template_columns": "repeat(6, 70px)"})])
 
-    @staticmethod
-    def _button(label: str, action: Callable[[], None], tooltip: str) -> widgets.Button:
+    def _button(self, label: str, action: Callable[[], None], tooltip: str) -> widgets.Button:
         button = widgets.Button(description=label, tooltip=tooltip)
-        button.on_click(lambda _: action())
+        button.on_click(lambda _: self._attempt(label, action))
         return button
 
     # ------------------------------------------------------------------------------------------------------ showing
@@ -191,15 +191,26 @@ class ExplorerApp:
 
     # ------------------------------------------------------------------------------------------------------ actions
 
-    def _do(self, control: str, **changes) -> None:
-        """A change from a control; what cannot be done is said, and the state stays."""
-        if self._quiet:
-            return
+    def _attempt(self, label: str, action: Callable[[], None]) -> None:
+        """Does what a control asks for; what goes wrong is said, the state stays, and a bug is in the log as well."""
         try:
-            self._draw(self.explorer.change(control, **changes))
+            action()
+        except CancelledError:
+            text = f"{label}: cancelled"
         except TOLD as error:
-            self._put_controls(self.explorer.state)
-            self._say(str(error))
+            text = str(error)
+        except Exception as error:
+            text = f"{label}: failed, {type(error).__name__}: {error}"
+            self.message.log.exception(text)  # the kernel's log: what is printed here has no cell to go to
+        else:
+            return
+        self._put_controls(self.explorer.state)
+        self._say(text)
+
+    def _do(self, control: str, **changes) -> None:
+        """A change from a control."""
+        if not self._quiet:
+            self._attempt(control, lambda: self._draw(self.explorer.change(control, **changes)))
 
     def _strengths(self) -> dict[str, float]:
         values = {name: round(slider.value, 6) for name, slider in self.sliders.items()}
@@ -210,10 +221,11 @@ class ExplorerApp:
 
     def _uploaded(self, files: Sequence[dict]) -> None:
         for file in files:
-            try:
-                self._show(self.explorer.upload(file["name"], bytes(file["content"])))
-            except TOLD as error:
-                self._say(str(error))
+            self._attempt("upload", lambda file=file: self._take_upload(file))
+
+    def _take_upload(self, file: dict) -> None:
+        uploads.check(file["name"], file["type"], len(file["content"]))
+        self._show(self.explorer.upload(file["name"], bytes(file["content"])))
 
     def _mix(self, _) -> None:
         seed = self.mix_seed.value if self.mixed.value else None
@@ -224,7 +236,7 @@ class ExplorerApp:
         if self._quiet:
             return
         if self.explorer.ready(name):
-            self._take_method(name)
+            self._attempt(name, lambda: self._take_method(name))
         else:
             self._work(f"fitting {name}", lambda: self.explorer.prepare(name), lambda: self._take_method(name))
 
@@ -257,13 +269,13 @@ class ExplorerApp:
             self._say(f"saved {self.folder / stem}.png and .json")
 
     def _use_recipe(self) -> None:
-        try:
-            state = State.from_json(self.recipe.value)
-            self.explorer.check(state)
-            self.explorer.prepare(state.method)
-            self._show(self.explorer.change(**{k: v for k, v in vars(state).items() if k != "domain"}))
-        except TOLD as error:
-            self._say(str(error))
+        self._attempt("Use recipe", self._take_recipe)
+
+    def _take_recipe(self) -> None:
+        state = State.from_json(self.recipe.value)
+        self.explorer.check(state)
+        self.explorer.prepare(state.method)
+        self._show(self.explorer.change(**{k: v for k, v in vars(state).items() if k != "domain"}))
 
     def _work(self, label: str, job: Callable[[], None], done: Callable[[], None]) -> None:
         """Long work beside the page: progress, and a button to call it off."""
@@ -277,23 +289,12 @@ class ExplorerApp:
             self.progress.value = share
 
         def run() -> None:
-            text = ""
             try:
                 job()
-            except CancelledError:
-                text = f"{label}: cancelled"
-            except TOLD as error:
-                text = str(error)
-            except Exception as error:  # a bug: told, so that the page does not seem to go on working
-                text = f"{label}: failed, {type(error).__name__}: {error}"
             finally:
                 self.busy.layout.display = "none"
-            if text:
-                self._put_controls(self.explorer.state)
-                self._say(text)
-            else:
-                done()
+            done()
 
         self.explorer.watch = watch
-        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread = threading.Thread(target=self._attempt, args=(label, run), daemon=True)
         self.thread.start()
