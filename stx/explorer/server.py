@@ -70,8 +70,8 @@ class Places(AsyncMappingKernelManager):
 
     def _sorry(self) -> str:
         return (
-            f"every place of this explorer is taken (there are {self.places}). Reload this page when somebody has closed "
-            f"theirs, or start the server with more: make explore PLACES={2 * self.places}"
+            f"every place of this explorer is taken (there are {self.places}). Reload this page when somebody has "
+            f"closed theirs, or start the server with more: make explore PLACES={2 * self.places}"
         )
 
 

@@ -117,7 +117,7 @@ def noise_picture() -> bytes:
 @pytest.mark.timeout(400)
 def test_page(book):
     port = free_port()
-    command = ["voila", BOOK, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--template=lab"]
+    command = ["stx.explorer.server", BOOK, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--template=lab"]
     with server(book.parent, command, f"http://127.0.0.1:{port}/voila/static/voila.js"), page() as tab:
         tab.goto(f"http://127.0.0.1:{port}/", timeout=WAIT)
         first = edit_of(tab)
@@ -175,7 +175,7 @@ def test_jupyterlab(book):
 def test_recording(book):
     """Drags two attributes and writes what is seen into $STX_RECORD/explorer.gif."""
     port = free_port()
-    command = ["voila", BOOK, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--template=lab"]
+    command = ["stx.explorer.server", BOOK, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--template=lab"]
     with server(book.parent, command, f"http://127.0.0.1:{port}/voila/static/voila.js"), page() as tab:
         tab.set_viewport_size({"width": 1000, "height": 960})
         tab.goto(f"http://127.0.0.1:{port}/", timeout=WAIT)

@@ -174,6 +174,50 @@ def test_long_work_can_be_called_off_and_done(tmp_path, monkeypatch):
     assert app.busy.layout.display == "none"
 
 
+def test_a_bug_takes_the_bar_down_and_is_told_and_logged(tmp_path, monkeypatch):
+    app = ExplorerApp("avatars", device="cpu", folder=tmp_path)
+    logged: list[str] = []
+    monkeypatch.setattr(app.message.log, "exception", logged.append)
+
+    def fails(*_, **__):
+        raise KeyError("a bug")
+
+    def told() -> bool:
+        return app.busy.layout.display == "none" and "failed, KeyError: &#x27;a bug&#x27;" in app.message.value
+
+    monkeypatch.setattr(app.explorer, "prepare", fails)
+    app.method.value = "SeFa"
+    app.thread.join(60)
+    assert told()
+    assert app.method.value == "first order"
+    app._work("nothing", lambda: app._say(""), fails)  # the work is done, what comes after it is not
+    app.thread.join(60)
+    assert told()
+    monkeypatch.setattr(app.explorer, "view", fails)
+    actions = [
+        lambda: setattr(app.sliders["Smiling"], "value", 3.0),
+        lambda: app._uploaded([{"name": "x.png", "content": upload(), "type": ""}]),
+        *(lambda label=label: button(app, label).click() for label in ("Undo", "Save picture and recipe")),
+        app._use_recipe,
+    ]
+    for action in actions:
+        app._say("")
+        action()
+        assert told()
+    assert app.sliders["Smiling"].value == 0
+    assert len(logged) == 2 + len(actions)
+
+
+def button(app, label):
+    """The button of an app that has a label."""
+    found, left = [], [app.widget]
+    while left:
+        widget = left.pop()
+        found += [widget] if getattr(widget, "description", "") == label else []
+        left += getattr(widget, "children", ())
+    return found[0]
+
+
 def test_reference_editing_trains_once_and_carries_over(fresh, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EDITOR_CODES", 40)
     plain = fresh.view()

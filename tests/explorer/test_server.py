@@ -1,0 +1,164 @@
+"""The explorer's server: kernels of closed tabs end, places are counted, hosts are known, uploads have a size."""
+
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+import uuid
+
+import nbformat
+import pytest
+import websocket
+
+from stx.explorer import uploads
+from stx.files.errors import ImageError
+from tests.explorer.test_browser import CHROMIUM, free_port, page, server
+
+BOOK = """
+import os
+import ipywidgets as widgets
+from stx.explorer import uploads
+upload, said = widgets.FileUpload(multiple=False), widgets.HTML(f"kernel {os.getpid()}")
+def take(change):
+    (file,) = change["new"]
+    try:
+        uploads.check(file["name"], file["type"], len(file["content"]))
+        said.value = f"<p>came: {file['name']} {sum(file['content'])}</p>"
+    except ValueError as error:
+        said.value = f"<p>{error}</p>"
+upload.observe(take, "value")
+display(widgets.VBox([said, upload, uploads.watch(upload)]))
+"""
+IDLE = 5  # seconds until the kernel of a closed tab ends
+FLAGS = [
+    *("--no-browser", "--template=lab", "--places=2", "--upload_mb=20", "--hosts=Explorer.example"),
+    *(f"--Places.cull_idle_timeout={IDLE}", "--Places.cull_interval=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+    """A server of a small page with one upload button, for two visitors."""
+    folder, number = tmp_path_factory.mktemp("server"), free_port()
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BOOK)])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, folder / "page.ipynb")
+    command = ["stx.explorer.server", "page.ipynb", f"--port={number}", *FLAGS]
+    with server(folder, command, f"http://127.0.0.1:{number}/voila/static/voila.js"):
+        yield number
+
+
+def get(port: int, path: str = "", host: str = "localhost") -> tuple[int, str]:
+    """Status and text of a page."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def visit(port: int) -> tuple[str, int]:
+    """The kernel and the process of a new visitor."""
+    status, text = get(port)
+    assert status == 200, text
+    return re.search(r'"kernelId": "([\w-]+)"', text)[1], int(re.search(r"kernel (\d+)", text)[1])
+
+
+def connect(port: int, kernel: str, **options) -> websocket.WebSocket:
+    """What a tab holds open."""
+    url = f"ws://127.0.0.1:{port}/api/kernels/{kernel}/channels?session_id={uuid.uuid4()}"
+    return websocket.create_connection(url, timeout=30, **options)
+
+
+def ask(tab: websocket.WebSocket, kind: str, **content) -> None:
+    header = {"msg_id": str(uuid.uuid4()), "msg_type": kind, "username": "", "session": "", "version": "5.3"}
+    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+    tab.send(json.dumps(message))
+
+
+def runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def seconds_until_gone(process: int, most: float) -> float:
+    started = time.monotonic()
+    while runs(process):
+        assert time.monotonic() - started < most, "the kernel still runs"
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+def test_hosts(port):
+    for path in ("", "voila/static/voila.js", "voila/files/x.png", "api/kernels/1-2-3-4-5", "nothing"):
+        for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "192.168.1.7"):
+            status, text = get(port, path, host)
+            assert status == 403
+            assert "--hosts=NAME" in text
+    for host in ("localhost", f"127.0.0.1:{port}", "[::1]", "explorer.example", f"EXPLORER.example:{port}"):
+        assert get(port, "voila/static/voila.js", host)[0] == 200
+
+
+def test_places_and_closed_tabs(port):
+    first, second = visit(port), visit(port)
+    with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
+        connect(port, first[0], host="evil.example")
+    tabs = [connect(port, kernel) for kernel, _ in (first, second)]
+    status, text = get(port)
+    assert status == 503
+    assert "every place of this explorer is taken (there are 2)" in text
+    assert "Traceback" not in text
+    time.sleep(IDLE + 2)
+    assert runs(first[1])  # a tab that is open keeps its kernel, used or not
+    assert runs(second[1])
+    tabs[0].close()
+    third = visit(port)  # the place of a closed tab is free at once
+    assert not runs(first[1])
+    tabs.append(connect(port, third[0]))
+    for tab in tabs[1:]:
+        tab.close()
+    waited = [seconds_until_gone(process, IDLE + 5) for _, process in (second, third)]
+    assert waited[0] > IDLE - 1  # a connection that was lost can come back
+
+
+def test_messages_have_room_for_a_picture(port):
+    tab = connect(port, visit(port)[0])
+    ask(tab, "comm_msg", comm_id="nobody", data="x" * 20 * uploads.MEGABYTE)
+    ask(tab, "kernel_info_request")
+    while json.loads(tab.recv())["header"]["msg_type"] != "kernel_info_reply":
+        pass
+    tab.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_uploads_in_a_browser(port, tmp_path):
+    with page() as tab:
+        sent: list[int] = []
+        tab.on("websocket", lambda s: s.on("framesent", lambda payload: sent.append(len(payload))))
+        tab.goto(f"http://127.0.0.1:{port}/")
+        for megabytes, told in ((12, "came: 12"), (19.9, "came: 19.9"), (20.1, "20.1 MB are too many"), (1, "came: 1")):
+            sent.clear()
+            picture = tmp_path / f"{megabytes}.png"
+            picture.write_bytes(b"\x01" * int(megabytes * uploads.MEGABYTE))
+            with tab.expect_file_chooser() as chosen:
+                tab.get_by_role("button", name="Upload").click()
+            chosen.value.set_files(picture)
+            tab.wait_for_selector(f"p:has-text('{told}')", timeout=60_000)
+            assert (max(sent) > uploads.MEGABYTE) == told.startswith("came")
+
+
+def test_sizes_are_told(monkeypatch):
+    monkeypatch.delenv("STX_UPLOAD_MB", raising=False)
+    uploads.check("me.png", "image/png", 10**7)
+    with pytest.raises(ImageError, match="me.png: 10.5 MB are too many to upload here, at most 10"):
+        uploads.check("me.png", "image/png", 10_500_000)
+    monkeypatch.setenv("STX_UPLOAD_MB", "50")
+    uploads.check("me.png", "image/png", 10_500_000)
+    with pytest.raises(ImageError, match="me.png: 1234.6 MB are too many to upload here, at most 50"):
+        uploads.check("me.png", f"{uploads.TOO_LARGE};bytes=1234567890", 0)
