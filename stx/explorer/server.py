@@ -1,15 +1,15 @@
 """The explorer as a page for several visitors: Voilà with a number of places, names it goes by, and large uploads.
 
-    python -m stx.explorer.server notebooks/09_explorer.ipynb --template=lab --places=4 --hosts=my.machine
+    python -m stx.explorer.server notebooks/09_explorer.ipynb --template=lab --Voila.ip=0.0.0.0 --hosts=my.machine
 
 Every visitor has a kernel with networks of its own (about 0.9 GB). Voilà alone keeps the kernels of closed tabs, starts
 one for everybody who comes, takes 10 MB a message, and answers to any name in a request's `Host` (DNS rebinding).
 """
 
 import os
+from datetime import UTC, datetime
 from typing import Any
 
-from jupyter_server._tz import utcnow
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher, Rule
@@ -26,7 +26,7 @@ AROUND = 2**20  # bytes of a message that are not the picture
 class Places(AsyncMappingKernelManager):
     """Kernels up to a number. Who comes later gets the place of a closed tab, or is told that there is none."""
 
-    places = Integer(4, config=True, help="Visitors at a time; each needs about 0.9 GB of memory.")
+    places = Integer(4, min=1, config=True, help="Visitors at a time; each needs about 0.9 GB of memory.")
     cull_idle_timeout = Integer(60, config=True, help="Seconds after which the kernel of a closed tab ends.")
     cull_interval = Integer(5, config=True, help="Seconds between looks for such kernels.")
 
@@ -61,8 +61,8 @@ class Places(AsyncMappingKernelManager):
     def notify_disconnect(self, kernel_id: str) -> None:
         """A tab has gone; the time until its kernel ends counts from now, not from its last use."""
         super().notify_disconnect(kernel_id)
-        if kernel_id in self and not self._kernel_connections.get(kernel_id):
-            self.get_kernel(kernel_id).last_activity = utcnow()
+        if kernel_id in self and not self.kernel_model(kernel_id)["connections"]:
+            self.get_kernel(kernel_id).last_activity = datetime.now(UTC)
             self._left[kernel_id] = None
 
     def _full(self) -> bool:
@@ -96,7 +96,7 @@ class ExplorerServer(Voila):
     """Voilà with `Places`, that refuses hosts it does not know and takes pictures up to a size."""
 
     hosts = List(Unicode(), config=True, help="Names or addresses that visitors may ask for, beside this machine's.")
-    upload_mb = Integer(UPLOAD_MB, config=True, help="Megabytes (10^6 bytes) that an uploaded picture may have.")
+    upload_mb = Integer(UPLOAD_MB, min=1, config=True, help="Megabytes (10^6 bytes) that an uploaded picture may have.")
     aliases = Voila.aliases | {
         "hosts": "ExplorerServer.hosts",
         "places": "Places.places",

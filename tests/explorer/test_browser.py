@@ -165,6 +165,8 @@ def test_jupyterlab(book):
         tab.wait_for_function("a => document.querySelector('img[alt^=\"edit:\"]').alt != a", arg=first, timeout=WAIT)
         wait_for(tab, "Eyeglasses +4.00")
         assert tab.locator('img[alt^="edit:"]').first.screenshot() != before
+        upload(tab, "large.png", bytes(11_000_000))  # more than Jupyter's own server takes
+        tab.wait_for_selector(".stx-message:has-text('large.png: 11.0 MB are too many')", timeout=WAIT)
         assert tab.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -64,6 +65,10 @@ def visit(port: int) -> tuple[str, int]:
     """The kernel and the process of a new visitor."""
     status, text = get(port)
     assert status == 200, text
+    return kernel_of(text)
+
+
+def kernel_of(text: str) -> tuple[str, int]:
     return re.search(r'"kernelId": "([\w-]+)"', text)[1], int(re.search(r"kernel (\d+)", text)[1])
 
 
@@ -106,12 +111,13 @@ def test_hosts(port):
 
 
 def test_places_and_closed_tabs(port):
-    first, second = visit(port), visit(port)
+    with ThreadPoolExecutor() as pool:  # three who come at once
+        *two, (status, text) = sorted(pool.map(get, [port] * 3))
+    first, second = (kernel_of(page) for _, page in two)
     with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
         connect(port, first[0], host="evil.example")
     tabs = [connect(port, kernel) for kernel, _ in (first, second)]
-    status, text = get(port)
-    assert status == 503
+    assert status == get(port)[0] == 503
     assert "every place of this explorer is taken (there are 2)" in text
     assert "Traceback" not in text
     time.sleep(IDLE + 2)
