@@ -1,10 +1,12 @@
 """Label-based editing: every code gets its own direction from the latent classifier (Hu et al. 2022, section 3.3).
 
 First order: against the gradient of the loss of a label. Second order: the dominant eigenvector of the loss's Hessian,
-by power iteration on finite differences of the gradient. Beside them, the form that the released script computes.
+by power iteration on finite differences of the gradient. Beside them, the form that the released script computes, and
+two of ours that measure steps by how codes vary: natural (Amari 1998) and constrained to leave other logits alone.
 `classifier` is any module from codes to (logits, embeddings), as `stx.latent_classifier` gives.
 """
 
+import copy
 import difflib
 from collections.abc import Callable, Sequence
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from stx.files.errors import EditError
 
 ITERATIONS, XI = 8, 1e-2  # of the power iteration: the released script has one iteration and 1e-4
+RESOLVED = 1e-9  # of the gradient's length: a smaller change of it is rounding
 
 
 def position(attribute: str, attributes: Sequence[str]) -> int:
@@ -114,21 +117,71 @@ def second_order(
 
     d <- Hd / |Hd| with Hd = (g(w + xi d) - g(w)) / xi, from a random unit d of `seed`, `iterations` times.
 
-    Of the two signs the one that lowers the loss is taken. For a classifier that is linear in pieces, as a leaky ReLU
-    network is, the Hessian within a piece is a multiple of g g^T, so that a small xi gives the first-order direction
-    again; a larger one sees across the pieces' borders. Where the Hessian vanishes, the first order is given.
+    Of the two signs the one that lowers the loss is taken. Computed in float64. For a classifier that is linear in
+    pieces, as a leaky ReLU network is, the Hessian within a piece is a multiple of g g^T, so that a small xi gives the
+    first-order direction again; a larger one sees across the pieces' borders. Where the Hessian vanishes, because the
+    classifier is certain, there is no second order: the direction is zero.
     """
     random = torch.Generator("cpu").manual_seed(seed)
-    zero = label_gradient(classifier, ws, index, target)
-    first = first_order(classifier, ws, index, target)
-    direction = normalise(torch.randn(ws.shape, generator=random, dtype=torch.float32, device="cpu").to(ws))
+    double = torch.float64 if ws.device.type != "mps" else ws.dtype  # which MPS does not have
+    exact, w = copy.deepcopy(classifier).to(dtype=double), ws.to(double)
+    zero = label_gradient(exact, w, index, target)
+    noise = RESOLVED * zero.norm(dim=(1, 2), keepdim=True)
+    direction = normalise(torch.randn(ws.shape, generator=random, dtype=torch.float32, device="cpu").to(w))
     for _ in range(iterations):
-        change = (label_gradient(classifier, ws + xi * direction, index, target) - zero) / xi
-        size = change.norm(dim=(1, 2), keepdim=True)
-        direction = torch.where(size > 1e-9, normalise(change), first)
+        change = (label_gradient(exact, w + xi * direction, index, target) - zero) / xi
+        there = change.norm(dim=(1, 2), keepdim=True) > noise
+        direction = torch.where(there, normalise(change), torch.zeros_like(change))
     sign = -torch.sign((direction * zero).sum((1, 2), keepdim=True))
-    direction = torch.where(sign == 0, direction, sign * direction)
+    direction = torch.where(sign == 0, direction, sign * direction).to(ws.dtype)
     return normalise(direction, per_token=True) if per_token else direction
+
+
+def natural_order(
+    classifier: nn.Module,
+    ws: Float[Tensor, "b num_ws w_dim"],
+    index: Sequence[int],
+    target: Sequence[float],
+    *,
+    natural: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """Sigma g / |Sigma g| with g the gradient of the logit: steepest where a step is measured by the spread of codes.
+
+    A gradient alone points where codes hardly vary and the generator hardly draws. natural: multiplies by Sigma, as
+    `stx.matched_pairs.MatchedPairs.natural` does. Ours; the natural gradient is Amari's (1998).
+    """
+    sign = torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)
+    return normalise(natural(sign[:, None, None] * _logit_gradient(classifier, ws, index)))
+
+
+def constrained_order(
+    classifier: nn.Module,
+    ws: Float[Tensor, "b num_ws w_dim"],
+    index: Sequence[int],
+    target: Sequence[float],
+    *,
+    natural: Callable[[Tensor], Tensor],
+    tied: Bool[Tensor, "attributes attributes"],
+    ridge: float = 1e-2,
+) -> Float[Tensor, "b num_ws w_dim"]:
+    """The least step in the metric of codes that moves one logit and leaves the others: Sigma J^T (J Sigma J^T)^-1 e_k.
+
+    J: the Jacobian of all logits. tied: `[k, j]` where label j cannot stay when k changes (hair colours): its logit is
+    free. ridge: of the inverse, in units of its mean diagonal. Ours.
+    """
+    rows = [_logit_gradient(classifier, ws, [k] * len(ws)) for k in range(len(tied))]
+    jacobian = torch.stack(rows, 1)  # [b, attributes, num_ws, w_dim]
+    spread = natural(jacobian)
+    gram = torch.einsum("bknd,bjnd->bkj", jacobian, spread)
+    where = torch.as_tensor(index, device=ws.device)
+    bound = ~tied.to(ws.device)[where]  # the attribute itself among them
+    gram = gram * bound[:, :, None] * bound[:, None]
+    size = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    eye = torch.eye(gram.shape[1], device=ws.device, dtype=ws.dtype)
+    wanted = F.one_hot(where, gram.shape[1]).to(ws.dtype)[:, :, None]
+    weights = torch.linalg.solve(gram + ridge * size * eye, wanted) * bound[:, :, None]
+    sign = torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)
+    return normalise(sign[:, None, None] * (weights[..., None] * spread).sum(1))
 
 
 def released_second_order(
@@ -166,7 +219,7 @@ def walk(
 ) -> Float[Tensor, "b num_ws w_dim"]:
     """The codes after `steps` equal steps of `strength` in all, the direction taken anew before each.
 
-    order: `first_order` or `second_order`, which take `options`.
+    order: `first_order`, `natural_order`, ..., which take `options`.
     """
     for _ in range(steps):
         ws = edit(ws, order(classifier, ws, index, target, **options), strength / steps, tokens=tokens)

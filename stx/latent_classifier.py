@@ -4,12 +4,13 @@ A shared MLP, then for every attribute a linear embedding and a linear logit. Th
 layers for each of 40 attributes; here all of them are one batched product.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from scipy.special import expit
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from stx.files.errors import InputError
 from stx.runtime import batched
 from stx.training.loop import Resumable
 
-SLOPE = 0.2
+ACTIVATIONS = {"leaky_relu": functools.partial(F.leaky_relu, negative_slope=0.2), "gelu": F.gelu}
 CELEBA = (  # the forty, in CelebA's order
     *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose"),
     *("Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses"),
@@ -33,6 +34,7 @@ class LatentClassifier(Configured, nn.Module):
     """W+ codes to logits and embeddings.
 
     num_ws, w_dim: shape of the codes; attributes: their names; hidden: widths of the shared MLP; dim: of an embedding.
+    activation: of the MLP; "gelu" is smooth, so that logits have second derivatives, "leaky_relu" is the paper's.
     """
 
     def __init__(
@@ -43,8 +45,12 @@ class LatentClassifier(Configured, nn.Module):
         attributes: Sequence[str],
         hidden: Sequence[int] = (2048, 512),
         dim: int = 32,
+        activation: str = "leaky_relu",
     ):
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise InputError(f"unknown activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+        self.activation = ACTIVATIONS[activation]
         self.num_ws, self.w_dim, self.attributes = num_ws, w_dim, tuple(attributes)
         widths, count = [num_ws * w_dim, *hidden], len(attributes)
         self.fcs = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False))
@@ -61,7 +67,7 @@ class LatentClassifier(Configured, nn.Module):
             raise InputError(f"codes of shape {tuple(ws.shape)}: expected [batch, {self.num_ws}, {self.w_dim}]")
         x = ws.flatten(1)
         for layer in self.fcs:
-            x = F.leaky_relu(layer(x), SLOPE)
+            x = self.activation(layer(x))
         embeddings = torch.einsum("bh,kdh->bkd", x, self.embedding_weight) + self.embedding_bias
         return (embeddings * self.logit_weight).sum(2) + self.logit_bias, embeddings
 
@@ -69,7 +75,8 @@ class LatentClassifier(Configured, nn.Module):
 class LatentClassifierTask(Resumable):
     """Trains a `LatentClassifier` on labelled codes (a `training.Task`).
 
-    noise: standard deviation added to codes, in units of each number's own. weight_decay: AdamW's.
+    labels: or probabilities, of what the codes' pictures show. noise: standard deviation added to codes, in units of
+    each number's own. weight_decay: AdamW's.
     """
 
     def __init__(
@@ -77,7 +84,7 @@ class LatentClassifierTask(Resumable):
         *,
         net: LatentClassifier,
         ws: Float[Tensor, "n num_ws w_dim"],
-        labels: Bool[np.ndarray, "n attributes"],
+        labels: Shaped[np.ndarray, "n attributes"],
         batch: int = 128,
         lr: float = 1e-3,
         weight_decay: float = 1e-2,
@@ -110,7 +117,7 @@ def predict(net: LatentClassifier, ws: Float[Tensor, "n num_ws w_dim"], batch: i
     return batched(lambda part: net(part.to(device))[0], ws, batch).numpy()
 
 
-def calibrate(net: LatentClassifier, logits: np.ndarray, labels: Bool[np.ndarray, "n attributes"]) -> np.ndarray:
+def calibrate(net: LatentClassifier, logits: np.ndarray, labels: Shaped[np.ndarray, "n attributes"]) -> np.ndarray:
     """Divides every attribute's logit by the temperature that fits held-out labels best (Guo et al. 2017).
 
     The temperatures, one per attribute, are folded into the network's last layer and returned.

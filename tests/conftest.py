@@ -11,7 +11,8 @@ from stx.baselines.directions import Directions
 from stx.baselines.psp import PSP
 from stx.checkpoints import weights
 from stx.latent_classifier import LatentClassifier
-from stx.perception.attribute_classifier import AttributeClassifier
+from stx.matched_pairs import MatchedPairs
+from stx.perception.attribute_classifier import AttributeClassifier, AttributeJudge
 from stx.perception.identity import IdentityNet, MobileFace, MoCo
 from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
@@ -33,11 +34,13 @@ def tiny():
         "style_transformer": StyleTransformer.for_generator(generator, **BACKBONE),
         "psp": PSP.for_generator(generator, input_side=SIZE, **BACKBONE),
         "classifier": AttributeClassifier(size=SIZE, attributes=("Smiling", "Hat"), **BACKBONE),
+        "judge": AttributeJudge(attributes=("Smiling", "Hat"), side=32),
         "identity": IdentityNet(size=SIZE, dim=5, **BACKBONE),
         "moco": MoCo(),
         "mobileface": MobileFace(dim=7, widths=(2, 3, 3, 4, 5)),
         "latent_classifier": LatentClassifier(num_ws=6, w_dim=12, attributes=("Smiling",), hidden=(9, 8), dim=4),
         "reference_editor": ReferenceEditor(w_dim=12),
+        "matched_pairs": MatchedPairs(num_ws=6, w_dim=12, attributes=("Smiling",), components=7, kinds=2),
         "directions": Directions(count=3, tokens=1, w_dim=12),
     }
 

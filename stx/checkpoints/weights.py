@@ -26,7 +26,8 @@ from stx.files.outputs import claim_networks
 from stx.files.places import data_dir
 from stx.generator.projected import ProjectedDiscriminator
 from stx.latent_classifier import LatentClassifier
-from stx.perception.attribute_classifier import AttributeClassifier
+from stx.matched_pairs import MatchedPairs
+from stx.perception.attribute_classifier import AttributeClassifier, AttributeJudge
 from stx.perception.identity import IdentityNet, MobileFace, MoCo
 from stx.reference_editing import ReferenceEditor
 from stx.runtime import plain_torch
@@ -41,11 +42,13 @@ NETWORKS = {
     "style_transformer": StyleTransformer,
     "psp": PSP,
     "classifier": AttributeClassifier,
+    "judge": AttributeJudge,
     "identity": IdentityNet,
     "moco": MoCo,
     "mobileface": MobileFace,
     "latent_classifier": LatentClassifier,
     "reference_editor": ReferenceEditor,
+    "matched_pairs": MatchedPairs,
     "directions": Directions,
 }
 
@@ -55,7 +58,10 @@ MADE_BY = {  # what to do where a network is missing
     "generator": f"train it (`stx train generator`) {FROM_PUBLIC}",
     "style_transformer": f"train it (`stx train encoder`) {FROM_PUBLIC}",
     "classifier": f"notebook 00 {FROM_LABELS}",
+    "judge": f"notebook 00 {FROM_LABELS}",
     "latent_classifier": f"notebook 05 {FROM_LABELS}",
+    "picture_classifier": f"notebook 05 {FROM_LABELS}",
+    "matched_pairs": f"notebook 05 {FROM_LABELS}",
 }
 
 

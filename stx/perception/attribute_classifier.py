@@ -1,4 +1,8 @@
-"""Which attributes does a picture show: a small residual CNN with one logit per attribute."""
+"""Which attributes does a picture show: a small residual CNN with one logit per attribute, and a second opinion.
+
+The judge has another architecture and seed, and no generator, encoder or editor is ever trained with it: an edit that
+only deceives the classifier it was made with does not deceive both.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.models import shufflenet_v2_x0_5
 
 from stx.domains.splits import Dataset
 from stx.files.config import Configured
@@ -36,10 +41,22 @@ class AttributeClassifier(Configured, nn.Module):
         return self.head(self.backbone(image)[-1])
 
 
-class ClassifierTask(Resumable):
-    """Trains an `AttributeClassifier` on a labelled data set (a `training.Task`)."""
+class AttributeJudge(Configured, nn.Module):
+    """Pictures in [-1, 1] to logits, by torchvision's ShuffleNet V2 (Ma et al. 2018) on pictures of `side` pixels."""
 
-    def __init__(self, *, net: AttributeClassifier, data: Dataset, batch=64, lr=2e-3, steps=1000, seed=0, device="cpu"):
+    def __init__(self, *, attributes: Sequence[str], side: int = 128):
+        super().__init__()
+        self.attributes, self.side = tuple(attributes), side
+        self.net = shufflenet_v2_x0_5(num_classes=len(attributes))
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b attributes"]:
+        return self.net(resize(image, (self.side, self.side)))
+
+
+class ClassifierTask(Resumable):
+    """Trains an `AttributeClassifier` or an `AttributeJudge` on a labelled data set (a `training.Task`)."""
+
+    def __init__(self, *, net: nn.Module, data: Dataset, batch=64, lr=2e-3, steps=1000, seed=0, device="cpu"):
         if data.labels is None:
             raise InputError("this domain has no labels: put a labels.csv beside its pictures")
         self.net, self.data, self.batch, self.seed, self.device = net.to(device), data, batch, seed, device
@@ -59,7 +76,7 @@ class ClassifierTask(Resumable):
         return {"loss": loss.item()}
 
 
-def predict(net: AttributeClassifier, data: Dataset, batch: int = 256) -> np.ndarray:
+def predict(net: nn.Module, data: Dataset, batch: int = 256) -> np.ndarray:
     """Logits for a whole data set, `[n, attributes]`."""
     net.eval()
     device = next(net.parameters()).device
