@@ -1,0 +1,3 @@
+ROUNDS = {}
+class Place:
+    def __init__(self, place): pass
