@@ -91,6 +91,7 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+    _check_form(path)
     claim_files([Path(output)], [path])
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -99,6 +100,7 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
             str(output),
             parameters=given,
             kernel_name="python3",
+            language="python",
             execution_timeout=timeout,
             log_output=log_output,
             progress_bar=False,
@@ -114,6 +116,21 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
             "a killed kernel is mostly out of memory: smaller counts need less; `pip install ipykernel` if none starts"
         )
         raise NotebookError(f"{path}: its kernel died or could not start ({reason}); {remedy}") from error
+
+
+def _check_form(path: str | Path) -> None:
+    import nbformat.reader
+
+    try:
+        book = nbformat.reader.reads(Path(path).read_text(encoding="utf-8"))
+        if book.get("nbformat") != 4:
+            raise NotebookError(f"its format is {book.get('nbformat')}, expected 4")
+        nbformat.validate(book)
+    except Exception as error:  # nbformat, and jsonschema below it, raise many kinds
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise NotebookError(
+            f"{path}: not a valid notebook ({reason[:200]}); open it in JupyterLab and save it"
+        ) from None
 
 
 def at_root() -> None:
