@@ -33,7 +33,7 @@ from stx.perception.attribute_classifier import AttributeClassifier, ClassifierT
 from stx.perception.identity import IdentityNet, IdentityTask, verification
 from stx.perception.lpips import check_size, load_lpips
 from stx.reference_editing import ReferenceEditor, ReferenceTask
-from stx.runtime import plain_torch
+from stx.runtime import plainly
 from stx.stylegan2.networks import Discriminator, Generator
 from stx.training.loop import train
 
@@ -200,7 +200,7 @@ def compared_recipe(domain: Domain, generator: Generator, **changes) -> EncoderR
     return encoder_recipe(domain, generator, **{"steps": 1500, "batch": 8} | sizes | changes)
 
 
-@plain_torch()
+@plainly
 def train_generator(
     domain: Domain,
     recipe: GeneratorRecipe,
@@ -270,7 +270,7 @@ def train_generator(
     return task.average, task.discriminator.eval(), log
 
 
-@plain_torch()
+@plainly
 def train_encoder(
     domain: Domain,
     generator: Generator,
@@ -315,7 +315,7 @@ def train_encoder(
     return encoder.eval(), log
 
 
-@plain_torch()
+@plainly
 def train_classifier(
     domain: Domain, recipe: ClassifierRecipe, folder: str | Path, *, device: str = "cpu"
 ) -> tuple[AttributeClassifier, pd.DataFrame]:
@@ -333,7 +333,7 @@ def train_classifier(
     return net.eval(), log
 
 
-@plain_torch()
+@plainly
 def train_latent_classifier(
     attributes: Sequence[str],
     train_codes: tuple[torch.Tensor, np.ndarray],
@@ -366,7 +366,7 @@ def train_latent_classifier(
     return net.eval(), log
 
 
-@plain_torch()
+@plainly
 def train_reference_editor(
     classifier: LatentClassifier,
     attribute: str,
@@ -414,7 +414,7 @@ def train_reference_editor(
     return editor.eval(), log
 
 
-@plain_torch()
+@plainly
 def train_identity(
     domain: Domain, recipe: IdentityRecipe, folder: str | Path, *, device: str = "cpu"
 ) -> tuple[IdentityNet, pd.DataFrame]:
