@@ -17,13 +17,14 @@ from torch import nn
 from stx.baselines.directions import Directions
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
-from stx.checkpoints.tensors import check_state
+from stx.checkpoints.tensors import Sparing, check_state
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import sha256
 from stx.files.errors import InputError, WeightsError
 from stx.files.outputs import claim_networks
 from stx.files.places import data_dir
+from stx.files.untrusted import read_json
 from stx.generator.projected import ProjectedDiscriminator
 from stx.latent_classifier import LatentClassifier
 from stx.perception.attribute_classifier import AttributeClassifier
@@ -107,13 +108,14 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
     """
     config = read_config(folder)
     path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{path}: missing; train it with its notebook, or fetch data/ again")
     try:
-        net = networks()[config["network"]](**config["args"])
+        with Sparing(path.stat().st_size):
+            net = networks()[config["network"]](**config["args"])
     except Exception as error:  # arguments from a file: constructors raise many kinds
         told = f"{folder}/config.json does not describe a known network ({error}); one of your own needs its file (own)"
         raise WeightsError(told) from None
-    if not path.is_file():
-        raise WeightsError(f"{path}: missing; train it with its notebook, or fetch data/ again")
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
@@ -210,7 +212,7 @@ def read_config(folder: str | Path) -> dict:
     """The `config.json` of a network's folder. Raises `WeightsError` when it is missing or damaged."""
     path = Path(folder) / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
         if not isinstance(config, dict) or not isinstance(config.get("notes") or {}, dict):
             raise InputError("not a record of a network")
         return config

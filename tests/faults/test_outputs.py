@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -397,6 +398,32 @@ def test_broken_config(home, text):
     (home / "generator" / "config.json").write_text(text)
     with pytest.raises(WeightsError, match=r"config\.json"):
         weights.load(home / "generator")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"units": [1, 10**13, 2]},
+        {"units": [1, 1, 3000]},
+        {"widths": [4, 8, 10**13]},
+        {"num_ws": 10**10},
+        {"n_mlp": 10**9},
+        {"feed_forward": 2**40},
+        {"queries": -5},
+    ],
+    ids=str,
+)
+def test_a_config_that_asks_for_far_more_than_its_file(home, change):
+    """A `config.json` that asks for a network far larger than its file is told in a line, in 5 s and 1 GB."""
+    path = home / "style_transformer" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"args": config["args"] | change}))
+    began, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match=r"config\.json|shape") as caught:
+        weights.load(home / "style_transformer")
+    assert time.process_time() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1 << 20
+    assert "\n" not in str(caught.value)
 
 
 class Counter(Resumable):
