@@ -27,8 +27,9 @@ from stx.training.loop import train
 
 SIZE = 16
 NUMBERS = (0, 1, -1, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
-VALUES = (None, True, [], {}, "", "x" * 5000, "../../x", "\0", 0, -1, 1.5, 1e308, 2**31, 10**13, 10**400, float("nan"))
-OPCODES = b".()0N123IJKMLFSTXUVcbghijlopqrsut}de]a\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8f\x90\x91\x92\x93\x94\x95"
+WORDS = ("", "x" * 5000, "../../x", "\0")
+VALUES = (None, True, [], {}, *WORDS, 0, -1, 1.5, 1e308, 2**31, 10**13, 10**400, float("nan"))
+OPCODES = b".()0N123IJKMLFSTXUVcbghijlopqrsut}de]a" + bytes([0x80, 0x81, *range(0x85, 0x8E), *range(0x8F, 0x96)])
 
 
 # ---------------------------------------------------------------------------------------------------------- valid files
@@ -143,7 +144,7 @@ def spoil(raw: bytes, name: str, rng: random.Random) -> bytes:
         chosen = form if form and rng.random() < 0.6 else _bytes
         try:
             raw = chosen(raw, rng)
-        except (ValueError, KeyError, IndexError, TypeError, struct.error, zipfile.BadZipFile, RecursionError):
+        except (ValueError, LookupError, TypeError, RecursionError, struct.error, zlib.error, zipfile.BadZipFile):
             raw = _bytes(raw, rng)  # too spoilt for its form
     return raw
 
@@ -274,5 +275,3 @@ def _text(raw: bytes, rng: random.Random) -> bytes:
         lines.insert(at, lines[rng.randrange(len(lines))])
     lines[at] = ",".join(cells)
     return "\n".join(lines).encode()
-
-
