@@ -169,7 +169,7 @@ class Sparing(TorchFunctionMode):
 
     def __init__(self, size: int):
         super().__init__()
-        self.numbers, self.tensors = 2 * size + (1 << 26), size // 64 + 10_000
+        self.numbers, self.tensors = 2 * size + (1 << 26), size // 1024 + 3_000
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in FACTORIES:

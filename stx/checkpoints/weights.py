@@ -24,7 +24,7 @@ from stx.files.checksums import sha256
 from stx.files.errors import InputError, WeightsError
 from stx.files.outputs import claim_networks
 from stx.files.places import data_dir
-from stx.files.untrusted import read_json
+from stx.files.untrusted import one_line, read_json
 from stx.generator.projected import ProjectedDiscriminator
 from stx.latent_classifier import LatentClassifier
 from stx.perception.attribute_classifier import AttributeClassifier
@@ -114,12 +114,15 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
         with Sparing(path.stat().st_size):
             net = networks()[config["network"]](**config["args"])
     except Exception as error:  # arguments from a file: constructors raise many kinds
-        told = f"{folder}/config.json does not describe a known network ({error}); one of your own needs its file (own)"
+        reason = one_line(error)
+        told = (
+            f"{folder}/config.json does not describe a known network ({reason}); one of your own needs its file (own)"
+        )
         raise WeightsError(told) from None
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path}: damaged or incomplete ({error}); fetch it again") from None
+        raise WeightsError(f"{path}: damaged or incomplete ({one_line(error)}); fetch it again") from None
     if config.get("sha256") not in (None, sha256(path)):
         raise WeightsError(f"{path}: damaged (another checksum than when it was written); fetch it or train it again")
     check_state(tensors, net.state_dict(), str(path))
@@ -220,4 +223,4 @@ def read_config(folder: str | Path) -> dict:
         remedy = MADE_BY.get(path.parent.name, "this folder holds no network of ours (see `stx weights`)")
         raise WeightsError(f"{path}: missing; {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not readable ({error}); fetch it again") from None
+        raise WeightsError(f"{path}: not readable ({one_line(error)}); fetch it again") from None

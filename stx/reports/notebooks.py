@@ -14,6 +14,7 @@ from typing import Any
 from stx.files.errors import NotebookError
 from stx.files.outputs import claim_files
 from stx.files.places import ROOT
+from stx.files.untrusted import one_line
 
 PLACES = ("device", "out", "runs", "ship")  # parameters on which no number depends
 TIMEOUT = 3 * 3600  # seconds for a cell; papermill's own default is forever
@@ -34,7 +35,7 @@ def parameters(path: str | Path) -> dict:
         assigned = [(x.target if isinstance(x, ast.AnnAssign) else x.targets[0], x.value) for x in lines]
         return {target.id: ast.literal_eval(value) for target, value in assigned}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
-        raise NotebookError(f"{path}: not a notebook with a cell of parameters ({error})") from None
+        raise NotebookError(f"{path}: not a notebook with a cell of parameters ({one_line(error)})") from None
 
 
 def begin(name: str, names: dict[str, Any], **more) -> dict:
@@ -127,10 +128,9 @@ def _check_form(path: str | Path) -> None:
             raise NotebookError(f"its format is {book.get('nbformat')}, expected 4")
         nbformat.validate(book)
     except Exception as error:  # nbformat, and jsonschema below it, raise many kinds
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise NotebookError(
-            f"{path}: not a valid notebook ({reason[:200]}); open it in JupyterLab and save it"
-        ) from None
+        reason = one_line(next(iter(str(error).splitlines()), "")) or type(error).__name__
+        remedy = "open it in JupyterLab and save it again"
+        raise NotebookError(f"{path}: not a valid notebook ({reason[:200]}); {remedy}") from None
 
 
 def at_root() -> None:
