@@ -213,6 +213,23 @@ def test_a_notebook_that_does_not_say_its_language(tmp_path):
     assert '"7\\n"' in (tmp_path / "b.ipynb").read_text()
 
 
+def test_a_full_disk_keeps_the_former_executed_copy(tmp_path, monkeypatch):
+    """A disk that is full while a notebook runs leaves its former executed copy as it was."""
+    import papermill
+
+    def full(source, made, **_):
+        Path(made).write_text('{"cells": [')
+        raise OSError("No space left on device")
+
+    path, out = book(tmp_path / "a.ipynb", "1"), tmp_path / "b.ipynb"
+    notebooks.run(path, out, {})
+    before = out.read_bytes()
+    assert json.loads(before)["metadata"]["papermill"]["output_path"] == str(out)
+    monkeypatch.setattr(papermill, "execute_notebook", full)
+    assert cli.main(["run", str(path), "--out", str(out)]) == 2
+    assert out.read_bytes() == before
+
+
 def test_a_recipe_with_line_breaks_in_its_names():
     """Names in a recipe of the explorer stay in one line of the message."""
     with pytest.raises(ExplorerError) as caught:
