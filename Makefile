@@ -5,6 +5,7 @@
 # make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each)
 # make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
+# make fuzz         spoilt files, kills at random moments, full disks, ... for MINUTES=5 from SEED=0: runs/fuzz
 # make test-all     the same and what only a release needs: notebooks on another device, methods of one's own, ...
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,12 +13,14 @@ DOMAIN ?= avatars
 CORES ?= 2
 SEEDS ?= 3
 PLACES ?= 4
+SEED ?= 0
+MINUTES ?= 5
 BIN = $(VENV)/bin
 # A folder's name reaches the shell as a variable: neither make nor the shell reads commands in it
 unexport DOMAIN
 export STX_DOMAIN := $(value DOMAIN)
 
-.PHONY: reproduce train sweep explore recording test test-all lint clean
+.PHONY: reproduce train sweep explore recording test fuzz test-all lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$$STX_DOMAIN"
@@ -42,6 +45,13 @@ recording: $(VENV)/installed
 # a worker for each core, with one thread: small networks gain nothing from a second
 test: $(VENV)/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "not release"
+
+fuzz: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.fuzz --seed "$(SEED)" --minutes "$(MINUTES)"
+
+# what tests/faults promise, as a page
+docs/faults.md: $(VENV)/installed $(wildcard tests/faults/*.py)
+	$(BIN)/python -m tests.faults.page
 
 test-all: $(VENV)/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)

@@ -231,11 +231,10 @@ def _history(folder: Path, log, more: int | None):
     """The log of a training, after that of the one that it went on from."""
     if not more or not (folder / "log.csv").is_file():
         return log
-    import pandas as pd
-
+    from stx.reports.figures import read_table
     from stx.training.loop import continued
 
-    return continued(pd.read_csv(folder / "log.csv"), log)
+    return continued(read_table(folder / "log.csv", numbers=["step"]), log)
 
 
 @command("weights", "What is in data/, what is missing and where it is published.")

@@ -9,6 +9,7 @@ process with the whole batch. In one process every function here does nothing. A
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from stx.files.errors import InputError
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def world_size() -> int:
@@ -152,6 +154,24 @@ def plain_torch() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
+
+
+def plainly(call: Callable[..., Result]) -> Callable[..., Result]:
+    """A fit or a search that runs in `plain_torch` with gradients on, whatever the caller's settings.
+
+    Tensors of the caller's inference mode, which cannot be differentiated, are copied first.
+    """
+
+    @functools.wraps(call)
+    def run(*args, **kwargs):
+        with plain_torch(), torch.enable_grad():
+            return call(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
+
+    return run
+
+
+def _own(value):
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _state() -> PartialState:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stx.files.config import Configured
 from stx.files.errors import InputError
+from stx.runtime import plainly
 from stx.stylegan2.networks import Generator
 
 
@@ -91,6 +92,7 @@ class SeFa:
     def __init__(self, *, layers: Sequence[str] | None = None, normalise: bool = True):
         self.layers, self.normalise = layers, normalise
 
+    @plainly
     def fit(self, generator: Generator) -> "SeFa":
         """Eigenvectors of W W^T. Raises `ValueError` that lists the layers when one is unknown."""
         known = {name: layer for name, layer, _ in generator.style_layers()}
@@ -108,6 +110,7 @@ class SeFa:
         self.directions_ = (directions * largest.sign()).numpy()
         return self
 
+    @plainly
     def edit(self, ws: Tensor, strength: float, index: int = 0) -> Tensor:
         """`ws` with direction `index` added to every token."""
         return ws + strength * torch.from_numpy(self.directions_[index]).to(ws)
@@ -144,6 +147,7 @@ class GANSpace:
         """The public code's `lat_stdev`: the deviation of fresh samples (there 5,000) along each component."""
         return (w @ self.directions_.T).std(0)
 
+    @plainly
     def edit(self, ws: Tensor, strength: float, index: int = 0, tokens: slice = slice(None)) -> Tensor:
         """`ws` with component `index` added to a range of tokens, in units of its standard deviation."""
         step = torch.from_numpy(self.directions_[index] * self.std_[index]).to(ws)

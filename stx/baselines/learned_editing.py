@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from zuko.flows import CNF
 
-from stx.runtime import progress
+from stx.runtime import plainly, progress
 from stx.stylegan2.networks import Generator
 from stx.training.loop import batch_positions
 
@@ -49,6 +49,7 @@ class StyleFlow:
         self.hidden, self.steps, self.batch, self.lr = hidden, steps, batch, lr
         self.tolerance, self.seed = tolerance, seed
 
+    @plainly
     def fit(
         self,
         w: Float[Tensor, "n w_dim"],
@@ -80,6 +81,7 @@ class StyleFlow:
         self.flow_.eval().requires_grad_(False)
         return self
 
+    @plainly
     @torch.no_grad()
     def edit(
         self,
@@ -96,6 +98,7 @@ class StyleFlow:
         """
         return self.editor(ws, probabilities, index, target)(strength)
 
+    @plainly
     @torch.no_grad()
     def editor(
         self,
@@ -110,6 +113,7 @@ class StyleFlow:
         noise = given(tokens)
         again = given.inv(noise)  # the solver's own error is no edit
 
+        @plainly
         @torch.no_grad()
         def edit(strength: float) -> Tensor:
             wanted = probabilities.clone()
@@ -140,6 +144,7 @@ class LatentTransformer:
         self.classifier, self.steps, self.batch, self.lr = classifier, steps, batch, lr
         self.weights, self.seed = weights, seed
 
+    @plainly
     def fit(
         self,
         ws: Float[Tensor, "n num_ws w_dim"],
@@ -170,6 +175,7 @@ class LatentTransformer:
         self.offsets_.requires_grad_(False)
         return self
 
+    @plainly
     @torch.no_grad()
     def edit(
         self, ws: Float[Tensor, "b num_ws w_dim"], strength: float, index: int = 0
@@ -221,6 +227,7 @@ class LatentCLR:
         self.generator, self.count, self.layer, self.length = generator, count, layer, length
         self.steps, self.codes, self.temperature, self.seed = steps, codes, temperature, seed
 
+    @plainly
     def fit(self, w: Float[Tensor, "n w_dim"], watch: Watch | None = None) -> "LatentCLR":
         """Samples of W; every step takes `codes` of them. `losses_` is the curve."""
         torch.manual_seed(self.seed)
@@ -240,6 +247,7 @@ class LatentCLR:
         self.directions_ = F.normalize(free.detach(), dim=1).cpu().numpy()
         return self
 
+    @plainly
     def edit(self, ws: Float[Tensor, "b num_ws w_dim"], strength: float, index: int = 0) -> Tensor:
         """`ws` with direction `index` added to every token."""
         return ws + strength * torch.from_numpy(self.directions_[index]).to(ws)

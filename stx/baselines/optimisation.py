@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stx.files.errors import InputError
 from stx.inversion import InversionLoss
-from stx.runtime import progress
+from stx.runtime import plainly, progress
 from stx.stylegan2.networks import Generator
 
 SPACES = ("w", "w+")
@@ -42,7 +42,7 @@ class Inverted:
     generators: list[Generator] = field(default_factory=list)
 
 
-@torch.enable_grad()
+@plainly
 def project(
     generator: Generator,
     loss: InversionLoss,
@@ -109,7 +109,7 @@ def project(
         return Inverted(ws, draw(ws).clamp(-1, 1), losses, taken, found)
 
 
-@torch.enable_grad()
+@plainly
 def tune(
     generator: Generator,
     loss: InversionLoss,

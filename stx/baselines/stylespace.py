@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stx.files.errors import InputError
+from stx.runtime import plainly
 from stx.stylegan2.networks import Generator
 
 Styles = dict[str, Tensor]
@@ -88,6 +89,7 @@ class StyleSpace:
     def __init__(self, generator: Generator, *, top: int = 0):
         self.generator, self.top = generator, top
 
+    @plainly
     @torch.no_grad()
     def fit(self, ws: Float[Tensor, "n num_ws w_dim"], labels: Bool[np.ndarray, "n"]) -> "StyleSpace":
         """Ranks channels on codes with labels. Raises `ValueError` when fewer than two codes have the attribute."""
@@ -106,6 +108,7 @@ class StyleSpace:
         self.step_ = float(np.sign(values[labels].mean() - values.mean()) * values.std())
         return self
 
+    @plainly
     @torch.no_grad()
     def edit(self, ws: Float[Tensor, "b num_ws w_dim"], strength: float) -> Styles:
         """The StyleSpace vectors of codes, the channel moved by `strength` standard deviations."""
@@ -139,6 +142,7 @@ class EditingInStyle:
         self.generator, self.parts, self.layer = generator, parts, layer
         self.budget, self.least, self.seed = budget, least, seed
 
+    @plainly
     @torch.no_grad()
     def fit(self, ws: Float[Tensor, "n num_ws w_dim"]) -> "EditingInStyle":
         """Clusters the features of codes. Raises `ValueError` that lists the layers when `layer` is unknown."""
@@ -162,6 +166,7 @@ class EditingInStyle:
             self.share_[name] = energy / energy.sum(0).clamp_min(1e-8)
         return self
 
+    @plainly
     def channels(self, part: int) -> dict[str, Bool[Tensor, "channels"]]:
         """The channels that an edit of a part takes over: the largest shares first, while the budget lasts."""
         moved = {}
@@ -173,6 +178,7 @@ class EditingInStyle:
             moved[name] &= share[part] > self.least
         return moved
 
+    @plainly
     @torch.no_grad()
     def edit(
         self, ws: Float[Tensor, "b num_ws w_dim"], reference: Float[Tensor, "b num_ws w_dim"], part: int

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from stx.files.errors import WeightsError
 from stx.files.untrusted import MAX_MESSAGE
@@ -19,6 +21,7 @@ State = dict[str, Tensor]
 MAX_LAYERS = 256  # of one kind; the names of a file could claim any number
 MAX_REPEATS = 1 << 24  # bytes of a state that are the same tensors under further names
 MAX_OPTIONS, MAX_OPTION_DEPTH = 10_000, 8
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}
 
 
 @dataclass
@@ -156,6 +159,27 @@ def empty(kind: type, **sizes: Any) -> Any:
     """A network of these sizes whose weights are about to be read: nothing is drawn or held twice."""
     with torch.device("meta"):
         return kind(**sizes)
+
+
+class Sparing(TorchFunctionMode):
+    """While inside, constructors make no more numbers and tensors than a file of `size` bytes can be meant for.
+
+    Raises `WeightsError` before they are made: arguments from a file may ask for any size.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.numbers, self.tensors = 2 * size + (1 << 26), size // 1024 + 3_000
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in FACTORIES:
+            shape = [kwargs["size"]] if kwargs and "size" in kwargs else args[:1] if func is torch.full else args
+            sides = [n for x in shape for n in (x if isinstance(x, list | tuple) else [x]) if isinstance(n, int)]
+            self.tensors -= 1
+            self.numbers -= abs(math.prod(sides)) ** (2 if func is torch.eye else 1)
+            if min(self.tensors, self.numbers) < 0:
+                raise WeightsError("it asks for a network far larger than its file")
+        return func(*args, **(kwargs or {}))
 
 
 def load_into(net: nn.Module, state: State, source: str) -> Any:

@@ -17,13 +17,14 @@ from torch import nn
 from stx.baselines.directions import Directions
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
-from stx.checkpoints.tensors import check_state
+from stx.checkpoints.tensors import Sparing, check_state
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import sha256
 from stx.files.errors import InputError, WeightsError
 from stx.files.outputs import claim_networks
 from stx.files.places import data_dir
+from stx.files.untrusted import one_line, read_json
 from stx.generator.projected import ProjectedDiscriminator
 from stx.latent_classifier import LatentClassifier
 from stx.matched_pairs import MatchedPairs
@@ -113,17 +114,21 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
     """
     config = read_config(folder)
     path = Path(folder) / "model.safetensors"
-    try:
-        net = networks()[config["network"]](**config["args"])
-    except Exception as error:  # arguments from a file: constructors raise many kinds
-        told = f"{folder}/config.json does not describe a known network ({error}); one of your own needs its file (own)"
-        raise WeightsError(told) from None
     if not path.is_file():
         raise WeightsError(f"{path}: missing; train it with its notebook, or fetch data/ again")
     try:
+        with Sparing(path.stat().st_size):
+            net = networks()[config["network"]](**config["args"])
+    except Exception as error:  # arguments from a file: constructors raise many kinds
+        reason = one_line(error)
+        told = (
+            f"{folder}/config.json does not describe a known network ({reason}); one of your own needs its file (own)"
+        )
+        raise WeightsError(told) from None
+    try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path}: damaged or incomplete ({error}); fetch it again") from None
+        raise WeightsError(f"{path}: damaged or incomplete ({one_line(error)}); fetch it again") from None
     if config.get("sha256") not in (None, sha256(path)):
         raise WeightsError(f"{path}: damaged (another checksum than when it was written); fetch it or train it again")
     check_state(tensors, net.state_dict(), str(path))
@@ -216,7 +221,7 @@ def read_config(folder: str | Path) -> dict:
     """The `config.json` of a network's folder. Raises `WeightsError` when it is missing or damaged."""
     path = Path(folder) / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
         if not isinstance(config, dict) or not isinstance(config.get("notes") or {}, dict):
             raise InputError("not a record of a network")
         return config
@@ -224,4 +229,4 @@ def read_config(folder: str | Path) -> dict:
         remedy = MADE_BY.get(path.parent.name, "this folder holds no network of ours (see `stx weights`)")
         raise WeightsError(f"{path}: missing; {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not readable ({error}); fetch it again") from None
+        raise WeightsError(f"{path}: not readable ({one_line(error)}); fetch it again") from None

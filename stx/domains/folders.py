@@ -11,6 +11,7 @@ import numpy as np
 from stx.domains import images
 from stx.domains.splits import FOLDER_SPLITS, Dataset, check_split
 from stx.files.errors import DomainError
+from stx.files.untrusted import one_line
 
 
 class Folder:
@@ -81,7 +82,7 @@ def _read_labels(path: Path, names: list[str]) -> tuple[tuple[str, ...], np.ndar
         with open(path, newline="", encoding="utf-8-sig") as file:
             header, *rows = [[cell.strip() for cell in row] for row in csv.reader(file)] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DomainError(f"{path}: not a CSV file in UTF-8 ({error}); save it as one") from None
+        raise DomainError(f"{path}: not a CSV file in UTF-8 ({one_line(error)}); save it as one") from None
     if len(header) < 2 or header[0] != "file" or len(set(header)) < len(header) or "" in header:
         raise DomainError(f"{path}: the first line must be 'file', then one attribute name per column, all different")
     table = {}

@@ -23,6 +23,7 @@ from stx.domains import images
 from stx.evaluation import editing, quality
 from stx.files.errors import ExplorerError
 from stx.files.places import safe_name
+from stx.files.untrusted import one_line
 from stx.pipeline import Pipeline
 from stx.reference_editing import ReferenceEditor
 
@@ -83,7 +84,7 @@ class State:
             pairs = {name: tuple(given[name]) for name in ("tokens", "mix_tokens") if given.get(name) is not None}
             state = cls(**given | pairs)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ExplorerError(f"not a recipe of the explorer: {error}") from None
+            raise ExplorerError(f"not a recipe of the explorer: {one_line(error)}") from None
         for name, kinds in KINDS.items():
             value = getattr(state, name)
             if not isinstance(value, kinds) or isinstance(value, bool):

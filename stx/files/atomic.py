@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from stx.files.errors import FileError
+from stx.files.untrusted import one_line
 
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # process numbers mean nothing on another machine
 PART = re.compile(r"\..*-([0-9a-f]{8})-(\d+)\.part")
@@ -42,7 +43,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # not every file system flushes folders
             _flush(path.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise FileError(f"{path}: cannot be written ({error}); the former file is kept, free some space") from error
+        told = f"cannot be written ({one_line(error)}); the former file is kept, free some space"
+        raise FileError(f"{path}: {told}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from stx.files.errors import FileError
+from stx.files.untrusted import one_line
 
 LOCK = ".stx.lock"
 MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
@@ -131,7 +132,7 @@ def lock_output(folder: Path, *, wait: bool = True) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         if isinstance(error, FileError):
             raise
-        raise FileError(f"{folder}: cannot be written to ({error}); choose another folder") from None
+        raise FileError(f"{folder}: cannot be written to ({one_line(error)}); choose another folder") from None
     try:
         yield
     finally:

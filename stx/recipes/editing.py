@@ -16,7 +16,7 @@ from stx.label_editing import position
 from stx.latent_classifier import LatentClassifier, LatentClassifierTask
 from stx.recipes.groups import Training, group, run
 from stx.reference_editing import ReferenceEditor, ReferenceTask
-from stx.runtime import plain_torch
+from stx.runtime import plainly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class ReferenceRecipe(Training):
     dropout: float = 0.1
 
 
-@plain_torch()
+@plainly
 def train_latent_classifier(
     attributes: Sequence[str],
     train_codes: tuple[torch.Tensor, np.ndarray],
@@ -95,7 +95,7 @@ def train_latent_classifier(
     return net.eval(), log
 
 
-@plain_torch()
+@plainly
 def train_reference_editor(
     classifier: LatentClassifier,
     attribute: str,

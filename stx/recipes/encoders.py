@@ -13,7 +13,7 @@ from stx.files.checksums import fingerprint
 from stx.inversion import InversionLoss, InversionTask
 from stx.perception.lpips import check_size, load_lpips
 from stx.recipes.groups import Training, group, run
-from stx.runtime import plain_torch
+from stx.runtime import plainly
 from stx.stylegan2.networks import Generator
 
 
@@ -71,7 +71,7 @@ def compared_recipe(domain: Domain, generator: Generator, **changes) -> EncoderR
     return encoder_recipe(domain, generator, **{"steps": 1500, "batch": 8} | sizes | changes)
 
 
-@plain_torch()
+@plainly
 def train_encoder(
     domain: Domain,
     generator: Generator,

@@ -15,7 +15,7 @@ from stx.generator.gan import ClearAttributes, GanTask, KeptPictures, sample_ima
 from stx.generator.projected import ProjectedDiscriminator
 from stx.perception.attribute_classifier import AttributeClassifier
 from stx.recipes.groups import Training, group, run
-from stx.runtime import plain_torch
+from stx.runtime import plainly
 from stx.stylegan2.networks import Discriminator, Generator
 
 SHEET = 100  # samples on a sheet
@@ -68,7 +68,7 @@ def generator_recipe(domain: Domain, **changes) -> GeneratorRecipe:
     return replace(GeneratorRecipe(channel_base=32 * domain.resolution, zoom=zoom), **changes)
 
 
-@plain_torch()
+@plainly
 def train_generator(
     domain: Domain,
     recipe: GeneratorRecipe,

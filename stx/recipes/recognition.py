@@ -13,7 +13,7 @@ from stx.files.errors import DomainError
 from stx.perception.attribute_classifier import AttributeClassifier, AttributeJudge, ClassifierTask, predict
 from stx.perception.identity import IdentityNet, IdentityTask, verification
 from stx.recipes.groups import Backbone, Training, group, run
-from stx.runtime import plain_torch
+from stx.runtime import plainly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class IdentityRecipe(Training, Backbone):
     dim: int = 128
 
 
-@plain_torch()
+@plainly
 def train_classifier(
     domain: Domain, recipe: ClassifierRecipe | JudgeRecipe, folder: str | Path, *, device: str = "cpu"
 ) -> tuple[AttributeClassifier | AttributeJudge, pd.DataFrame]:
@@ -64,7 +64,7 @@ def train_classifier(
     return net.eval(), log
 
 
-@plain_torch()
+@plainly
 def train_identity(
     domain: Domain, recipe: IdentityRecipe, folder: str | Path, *, device: str = "cpu"
 ) -> tuple[IdentityNet, pd.DataFrame]:

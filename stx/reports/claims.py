@@ -1,6 +1,6 @@
 """The claims of the paper, each with what we measured: `claims.csv` and `claims.md`, filled notebook by notebook."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from filelock import FileLock
 from jaxtyping import Float
 
 from stx.metrics import mean_interval
-from stx.reports.figures import save_table
+from stx.reports.figures import read_table, save_table
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ def measured(claim: str, paper: str, unit: str, gaps: Float[np.ndarray, "n"], no
 
 
 def save(claims: list[Claim], folder: str | Path, record: dict) -> pd.DataFrame:
-    """Puts claims into `claims.csv` and `claims.md` in place of what their notebooks had there; returns the table."""
+    """Puts claims into `claims.csv` and `claims.md` in place of what their notebooks had there; returns the table.
+
+    Raises `InputError` for a damaged `claims.csv`, which is kept.
+    """
     path = Path(folder) / "claims.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     note = (
@@ -50,8 +53,15 @@ def save(claims: list[Claim], folder: str | Path, record: dict) -> pd.DataFrame:
     )
     new = pd.DataFrame([asdict(c) | {"verdict": c.verdict} for c in claims])
     with FileLock(path.with_name(".claims.lock")):  # notebooks run side by side
-        kept = pd.read_csv(path, dtype={"notebook": str}) if path.is_file() else new[:0]
+        kept = read(path) if path.is_file() else new[:0]
         kept = kept[~kept["notebook"].isin(new["notebook"])]
         table = pd.concat([part for part in (kept, new) if len(part)]).sort_values(["notebook", "claim"])
         save_table(table, "claims", folder, record, note=note)
     return table.reset_index(drop=True)
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """A `claims.csv`. Raises `InputError` that names the file and the remedy where it is damaged."""
+    numbers = [field.name for field in fields(Claim) if field.type is float]
+    words = [field.name for field in fields(Claim) if field.name not in numbers]
+    return read_table(path, words=[*words, "verdict"], numbers=numbers)

@@ -23,6 +23,7 @@ from stx.files.atomic import atomic_write, write_text
 from stx.files.errors import InputError
 from stx.files.outputs import claim_files, made_by_stx
 from stx.files.places import ROOT, safe_name
+from stx.files.untrusted import one_line
 
 PACKAGES = ("torch", "numpy", "lpips", "dicebear-styles", "resvg-py")
 RC = {
@@ -111,12 +112,28 @@ def save_table(
     write_text(folder / f"{name}.json", json.dumps(record, indent=2, default=str))
 
 
+def read_table(path: str | Path, *, words: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
+    """A table that `save_table` wrote. words, numbers: columns that it must have, and what is in them.
+
+    Raises `InputError` that names the file and the remedy where it is damaged or another table.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(words, str))
+        lacking = [name for name in (*words, *numbers) if name not in table]
+        if lacking:
+            raise InputError(f"without the columns {', '.join(lacking)}")
+        return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:  # pandas' own are these
+        told = f"not a readable table ({one_line(error)}); delete it and make it again with its notebook or command"
+        raise InputError(f"{path}: {told}") from None
+
+
 def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[str]:
     """Means and standard deviations of the tables that several folders share: `sweep_NAME.csv` in `out`; their names.
 
     Rows belong together by their words, or by position in tables without, and the last column says how many runs had
     each; tables of single pictures are left out.
-    Raises `ValueError` for fewer than two folders and where they share no table.
+    Raises `ValueError` for fewer than two folders, where they share no table, and for a damaged one.
     """
     if len(folders) < 2:
         raise InputError(f"{len(folders)} folders: a sweep needs two or more")
@@ -124,10 +141,11 @@ def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[
     shared = {name for name in shared if not name.startswith("sweep_")}  # results of a sweep are not its inputs
     written = []
     for name in sorted(shared):
-        tables = [pd.read_csv(Path(f) / name) for f in folders]
-        numbers = list(tables[0].select_dtypes("number").columns)
-        words = [c for c in tables[0].columns if c not in numbers]
-        if not numbers or "picture" in tables[0]:
+        first = read_table(Path(folders[0]) / name)
+        numbers = list(first.select_dtypes("number").columns)
+        words = [c for c in first.columns if c not in numbers]
+        tables = [read_table(Path(f) / name, words=words, numbers=numbers) for f in folders]
+        if not numbers or "picture" in first:
             continue
         stacked = pd.concat([t.assign(row=range(len(t))) for t in tables])
         groups = stacked.groupby(words or ["row"], sort=False, dropna=False)[numbers]
@@ -159,16 +177,13 @@ def write_index(folder: str | Path) -> Path:
         record = json.loads(path.read_text()) if made_by_stx(path) else {}
         if "parameters" not in record:
             continue  # of somebody else, or of something else
-        given = record["parameters"]
-        source = given.get("notebook") or given.get("command", "")
-        told = ", ".join(f"{k} {v}" for k, v in given.items() if k not in ("notebook", "command"))
-        made = f"{told}; commit {record['commit'][:12]}, {record['device']}, {record['made']}"
+        source, made = _told_by(record, path)
         name = path.stem
         lines = [f"### {name}", "", f"{made}.", ""]
         if (folder / f"{name}.png").is_file():
             lines += [f"![{name}]({name}.png)", "", f"[PDF]({name}.pdf)", ""]
         if (folder / f"{name}.md").is_file():
-            table = (folder / f"{name}.md").read_text().split("\n\nMade ")[0]
+            table = (folder / f"{name}.md").read_text(errors="replace").split("\n\nMade ")[0]
             shown = [table, ""] if table.count("\n") < LONG_TABLE else []
             lines += [*shown, f"[table]({name}.md), [CSV]({name}.csv)", ""]
         entries.setdefault(source, []).append("\n".join(lines))
@@ -236,6 +251,20 @@ def training_curves(
         figure.set_figheight(1.95)  # a line more
         figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named), fontsize=6)
     return figure
+
+
+def _told_by(record: dict, path: Path) -> tuple[str, str]:
+    """Whence a result is, and how it was made. Raises `InputError` that names the file for a damaged record."""
+    try:
+        given, (commit, device, made) = record["parameters"], map(record.get, ("commit", "device", "made"))
+        source = given.get("notebook") or given.get("command", "")
+        told = ", ".join(f"{k} {v}" for k, v in given.items() if k not in ("notebook", "command"))
+        if not all(isinstance(word, str) for word in (source, commit, device, made)):
+            raise InputError("its commit, device, time, notebook or command is no text")
+        return source, f"{told}; commit {commit[:12]}, {device}, {made}"
+    except (AttributeError, InputError) as error:
+        told = f"not a readable record ({one_line(error)}); make it again with its notebook or command"
+        raise InputError(f"{path}: {told}") from None
 
 
 def _cell(value):

@@ -7,13 +7,16 @@ import ast
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stx.files.atomic import write_text
 from stx.files.errors import NotebookError
 from stx.files.outputs import claim_files
 from stx.files.places import ROOT
+from stx.files.untrusted import one_line
 
 PLACES = ("device", "out", "runs", "ship")  # parameters on which no number depends
 TIMEOUT = 3 * 3600  # seconds for a cell; papermill's own default is forever
@@ -34,7 +37,7 @@ def parameters(path: str | Path) -> dict:
         assigned = [(x.target if isinstance(x, ast.AnnAssign) else x.targets[0], x.value) for x in lines]
         return {target.id: ast.literal_eval(value) for target, value in assigned}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
-        raise NotebookError(f"{path}: not a notebook with a cell of parameters ({error})") from None
+        raise NotebookError(f"{path}: not a notebook with a cell of parameters ({one_line(error)})") from None
 
 
 def begin(name: str, names: dict[str, Any], **more) -> dict:
@@ -91,29 +94,59 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+    _check_form(path)
     claim_files([Path(output)], [path])
     Path(output).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / Path(output).with_suffix(".ipynb").name
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(made),
+                parameters=given,
+                kernel_name="python3",
+                language="python",
+                execution_timeout=timeout,
+                log_output=log_output,
+                progress_bar=False,
+            )
+        except papermill.PapermillExecutionError as error:
+            told = f"{path}, cell {error.exec_count}: {error.ename}: {error.evalue}; its traceback is in {output}"
+            raise NotebookError(told) from error
+        except (DeadKernelError, CellTimeoutError, NoSuchKernel, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "ernel" not in str(error):
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            remedy = (
+                "a killed one is mostly out of memory: smaller counts need less; `pip install ipykernel` if none starts"
+            )
+            raise NotebookError(f"{path}: its kernel died or could not start ({reason}); {remedy}") from error
+        finally:
+            _keep(made, Path(output))
+
+
+def _keep(made: Path, output: Path) -> None:
+    """Puts an executed copy in the place of the former one, as far as it came; half of a file replaces nothing."""
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(output),
-            parameters=given,
-            kernel_name="python3",
-            execution_timeout=timeout,
-            log_output=log_output,
-            progress_bar=False,
-        )
-    except papermill.PapermillExecutionError as error:
-        told = f"{path}, cell {error.exec_count}: {error.ename}: {error.evalue}; its traceback is in {output}"
-        raise NotebookError(told) from error
-    except (DeadKernelError, CellTimeoutError, NoSuchKernel, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "ernel" not in str(error):
-            raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        remedy = (
-            "a killed kernel is mostly out of memory: smaller counts need less; `pip install ipykernel` if none starts"
-        )
-        raise NotebookError(f"{path}: its kernel died or could not start ({reason}); {remedy}") from error
+        book = json.loads(made.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    book["metadata"].get("papermill", {})["output_path"] = str(output)
+    write_text(output, json.dumps(book, indent=1))
+
+
+def _check_form(path: str | Path) -> None:
+    import nbformat.reader
+
+    try:
+        book = nbformat.reader.reads(Path(path).read_text(encoding="utf-8"))
+        if book.get("nbformat") != 4:
+            raise NotebookError(f"its format is {book.get('nbformat')}, expected 4")
+        nbformat.validate(book)
+    except Exception as error:  # nbformat, and jsonschema below it, raise many kinds
+        reason = one_line(next(iter(str(error).splitlines()), "")) or type(error).__name__
+        remedy = "open it in JupyterLab and save it again"
+        raise NotebookError(f"{path}: not a valid notebook ({reason[:200]}); {remedy}") from None
 
 
 def at_root() -> None:

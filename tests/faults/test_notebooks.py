@@ -24,6 +24,7 @@ def book(path, code: str, kernel: str = "python3"):
 
 @pytest.mark.parametrize("code", DEATHS.values(), ids=DEATHS)
 def test_a_dying_kernel_is_told_in_one_line(code, tmp_path, capsys):
+    """A kernel that dies or hangs while `stx run` waits for it is told in one line that names the notebook."""
     path = book(tmp_path / "a.ipynb", code)
     assert cli.main(["run", str(path), "--out", str(tmp_path / "b.ipynb"), "--timeout", "5"]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stx: ")]
@@ -32,6 +33,7 @@ def test_a_dying_kernel_is_told_in_one_line(code, tmp_path, capsys):
 
 
 def test_a_kernel_that_is_not_python(tmp_path, capsys, monkeypatch):
+    """A kernel that does not start is told in one line."""
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
     spec = tmp_path / "share" / "kernels" / "python3"
     spec.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -84,6 +85,7 @@ def invert(faces, *words):
     ],
 )
 def test_invert_replaces_nothing(data, faces, tmp_path, capsys, pictures, out, told):
+    """`stx invert` replaces no input and no file that stx did not make: it stops before anything is written."""
     photo(tmp_path / "other" / "a.png", 5)
     photo(tmp_path / "taken" / "b.png", 6)
     before = digests(tmp_path)
@@ -93,6 +95,7 @@ def test_invert_replaces_nothing(data, faces, tmp_path, capsys, pictures, out, t
 
 
 def test_outputs_below_the_input_are_no_inputs(data, faces, capsys):
+    """An output folder below the input folder is not read as input the second time."""
     before = digests(faces)
     for _ in range(2):
         assert invert(faces, faces, "--out", faces / "out") == 0
@@ -104,6 +107,7 @@ def test_outputs_below_the_input_are_no_inputs(data, faces, capsys):
 
 @pytest.mark.parametrize(("out", "told"), [(".", "is an input"), ("folder", "input folder"), ("taken", "not made by")])
 def test_align_replaces_nothing(tmp_path, capsys, monkeypatch, out, told):
+    """`stx align` replaces no input and no file that stx did not make."""
     monkeypatch.setattr(batch.align, "faces_in", lambda path, size, device: [noise(1)])
     one = photo(tmp_path / "one.png")
     photo(tmp_path / "folder" / "c.png")
@@ -115,6 +119,7 @@ def test_align_replaces_nothing(tmp_path, capsys, monkeypatch, out, told):
 
 
 def test_own_outputs_are_replaced_on_a_second_run(data, faces, tmp_path, monkeypatch):
+    """What stx made itself it makes anew, of a picture that has changed."""
     out = tmp_path / "out"
     assert invert(faces, faces, "--out", out) == 0
     photo(faces / "a.png", 9)
@@ -146,6 +151,7 @@ def _table(folder):
     ],
 )
 def test_a_foreign_file_is_not_replaced_and_an_own_one_is(tmp_path, name, write):
+    """Figures, tables and pictures replace only files that stx made."""
     mine, own = tmp_path / "mine", tmp_path / "own"
     mine.mkdir()
     own.mkdir()
@@ -158,6 +164,7 @@ def test_a_foreign_file_is_not_replaced_and_an_own_one_is(tmp_path, name, write)
 
 
 def test_networks_exports_and_notebooks_replace_nothing(tmp_path, tiny, home):
+    """Networks, exports and executed notebooks replace only files that stx made."""
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(FileError, match="not made by stx"):
@@ -181,6 +188,7 @@ def test_networks_exports_and_notebooks_replace_nothing(tmp_path, tiny, home):
 
 
 def test_training_writes_into_no_folder_of_pictures_and_over_nothing(data, faces, tmp_path, capsys):
+    """A training writes into no folder of pictures and over no run of somebody else."""
     words = ["train", "generator", str(faces), "--steps", "1", "--device", "cpu"]
     assert cli.main([*words, "--runs", str(faces / "runs")]) == 2
     assert "input folder" in capsys.readouterr().err
@@ -195,7 +203,7 @@ def test_training_writes_into_no_folder_of_pictures_and_over_nothing(data, faces
 
 @pytest.mark.parametrize("text", ['{"seed": 1}', '{"seed": 1, "model_type": "bert"}', '{"made_by": "me"}', "[]"])
 def test_a_config_of_somebody_else_is_kept(tmp_path, text):
-    """Many tools write a config.json, and many of them a seed into it."""
+    """A `config.json` of somebody else is kept: many tools write one, and many of them a seed into it."""
     (tmp_path / "config.json").write_text(text)
     (tmp_path / "model.safetensors").write_bytes(b"theirs")
     assert not outputs.made_by_stx(tmp_path / "config.json")
@@ -204,6 +212,7 @@ def test_a_config_of_somebody_else_is_kept(tmp_path, text):
 
 
 def test_a_hostile_file_in_the_place_of_an_export_is_not_opened_by_torch(tmp_path, monkeypatch):
+    """A hostile file in the place of an export is not opened by torch."""
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
     torch.save({"made_by": "stx"}, tmp_path / "ours.pt")
     (tmp_path / "theirs.pt").write_bytes(b"\x80\x02cos\nsystem\n(S'true'\ntR.")
@@ -212,7 +221,7 @@ def test_a_hostile_file_in_the_place_of_an_export_is_not_opened_by_torch(tmp_pat
 
 
 def test_two_inverts_into_one_folder_keep_all_codes(pipe, tmp_path, monkeypatch):
-    """Both have looked into the folder before either writes."""
+    """Two inverts into one folder keep all codes, also where both have looked into it before either writes."""
     find, barrier, met = batch._shards, threading.Barrier(2), threading.local()
 
     def together(path):
@@ -232,6 +241,7 @@ def test_two_inverts_into_one_folder_keep_all_codes(pipe, tmp_path, monkeypatch)
 
 
 def test_a_locked_folder_is_refused_where_waiting_is_not_asked_for(tmp_path):
+    """A folder into which another stx writes is refused or waited for; a killed one holds nothing."""
     code = "import sys\nfrom pathlib import Path\nfrom stx.files.outputs import lock_output\n"
     code += f"with lock_output(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -245,6 +255,7 @@ def test_a_locked_folder_is_refused_where_waiting_is_not_asked_for(tmp_path):
 
 
 def test_names_do_not_collide():
+    """Names of outputs do not collide: not in upper and lower case, with numbers, or where they are very long."""
     names = outputs.Names([("a-face2", "given")])
     long = "x" * 300
     wanted = [("a", "1"), ("A", "2"), ("a-2", "3"), ("a-face2", "1"), (long, "1"), (long + "y", "2"), ("é" * 150, "1")]
@@ -256,6 +267,7 @@ def test_names_do_not_collide():
 
 
 def test_further_faces_and_given_names(pipe, tmp_path, monkeypatch):
+    """Names of further faces of a photograph do not collide with given ones."""
     monkeypatch.setattr(batch.align, "faces_in", lambda path, *_, **__: [noise(1), noise(2)])
     files = [photo(tmp_path / "in" / f"{name}.png") for name in ("a", "a-face2")]
     batch.invert_files(pipe, files, tmp_path / "out", faces=True)
@@ -270,6 +282,7 @@ def test_further_faces_and_given_names(pipe, tmp_path, monkeypatch):
 
 
 def test_another_folder_of_the_same_name_is_refused(data, tmp_path, tiny):
+    """Networks of a folder are not taken for another of the same name; it may grow and move."""
     log = pd.DataFrame({"step": [1]})
     for i, kind in enumerate(("cats", "dogs")):
         for j in range(3):
@@ -311,6 +324,7 @@ def _broken(kind, path):
 
 @pytest.mark.parametrize("kind", ["eps", "dds", "nan", "tga"])
 def test_a_file_of_another_format_is_refused(tmp_path, kind, monkeypatch):
+    """A file of a format that is not meant is refused whatever its suffix, and never reaches Ghostscript."""
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("reached Ghostscript"))
     with pytest.raises(ImageError, match=r"bad\.png") as caught:
         images.read_image(_broken(kind, tmp_path / "bad.png"))
@@ -324,6 +338,7 @@ def test_a_file_of_another_format_is_refused(tmp_path, kind, monkeypatch):
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["load", "open"])
 def test_whatever_a_decoder_raises_the_batch_goes_on(pipe, faces, tmp_path, monkeypatch, kind, where):
+    """Whatever a decoder raises at one picture, the others are inverted and that one is told in one line."""
     target, name = (Image, "open") if where == "open" else (images.ImageOps, "exif_transpose")
     plain = getattr(target, name)
 
@@ -341,6 +356,7 @@ def test_whatever_a_decoder_raises_the_batch_goes_on(pipe, faces, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "x" * 252 + ".png", "nul\0.png"])
 def test_names_that_no_file_system_takes(pipe, faces, tmp_path, name):
+    """Paths that no file system takes are told, and the others are inverted."""
     paths = pipeline.names_of([tmp_path / name, faces])
     _, failed = batch.invert_files(pipe, paths, tmp_path / "out")
     assert len(failed) == 1
@@ -348,6 +364,7 @@ def test_names_that_no_file_system_takes(pipe, faces, tmp_path, name):
 
 
 def test_a_picture_of_a_very_long_name_is_inverted(pipe, tmp_path):
+    """A picture of a very long name is inverted under a shorter one."""
     path = photo(tmp_path / "in" / ("x" * 251 + ".png"))
     assert batch.invert_files(pipe, [path], tmp_path / "out") == (0, [])
     assert len(list((tmp_path / "out").glob("x*.png"))) == 1
@@ -355,6 +372,7 @@ def test_a_picture_of_a_very_long_name_is_inverted(pipe, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jfif", "jpe", "tga"])
 def test_less_usual_suffixes(tmp_path, suffix):
+    """Pictures of less usual suffixes are found and read."""
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise(0)).save(path, "TGA" if suffix == "tga" else "JPEG")
     assert images.list_images(tmp_path) == [path]
@@ -362,6 +380,7 @@ def test_less_usual_suffixes(tmp_path, suffix):
 
 
 def test_colour_profiles(tmp_path):
+    """A colour profile is applied; a broken or unfit one leaves the pixels as they are."""
     picture = Image.fromarray(noise(0))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -382,6 +401,7 @@ def test_colour_profiles(tmp_path):
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
 def test_damaged_weights_are_noticed_when_they_are_read(home, damage):
+    """Damaged weights are noticed when they are read, by their checksum."""
     path = home / "generator" / "model.safetensors"
     code = bytearray(path.read_bytes())
     code[-5] ^= 0x7C
@@ -394,9 +414,37 @@ def test_damaged_weights_are_noticed_when_they_are_read(home, damage):
     "text", ["", "{", "[]", "3", '{"network": "generator"}', '{"network": [], "args": 1}', "[" * 100_000]
 )
 def test_broken_config(home, text):
+    """A broken `config.json` of a network is told with its file."""
     (home / "generator" / "config.json").write_text(text)
     with pytest.raises(WeightsError, match=r"config\.json"):
         weights.load(home / "generator")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"units": [1, 10**13, 2]},
+        {"units": [1, 1, 3000]},
+        {"widths": [4, 8, 10**13]},
+        {"num_ws": 10**10},
+        {"n_mlp": 10**9},
+        {"feed_forward": 2**40},
+        {"queries": -5},
+        {"queries": "a few"},
+    ],
+    ids=str,
+)
+def test_a_config_that_asks_for_far_more_than_its_file(home, change):
+    """A `config.json` that asks for a network far larger than its file is told in a line, in 5 s and 1 GB."""
+    path = home / "style_transformer" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"args": config["args"] | change}))
+    began, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match=r"config\.json|shape") as caught:
+        weights.load(home / "style_transformer")
+    assert time.process_time() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1 << 20
+    assert "\n" not in str(caught.value)
 
 
 class Counter(Resumable):
@@ -416,6 +464,7 @@ class Counter(Resumable):
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "without keys", "a list", "another net"])
 def test_damaged_training_state(tmp_path, damage):
+    """A damaged training checkpoint is told in one line with its file and the remedy."""
     train(Counter(), folder=tmp_path, steps=1, config={})
     path = tmp_path / "state.pt"
     state = load_state(path)
@@ -438,6 +487,7 @@ def test_damaged_training_state(tmp_path, damage):
 
 @pytest.mark.parametrize("damage", ["empty", "zip", "cut", "scalar", "shape", "flipped", "saved by another"])
 def test_a_damaged_cache_of_drawings_is_drawn_again(tmp_path, monkeypatch, damage):
+    """A damaged cache of drawings is drawn again."""
     monkeypatch.setenv("STX_CACHE", str(tmp_path))
     drawn = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)
     path = drawings.AvatarCache(0).folder / "people.npy"
@@ -466,8 +516,10 @@ def test_a_damaged_cache_of_drawings_is_drawn_again(tmp_path, monkeypatch, damag
         lambda index: {"codes": {"a": {"shard": "../secret.safetensors", "row": 0}}},
         lambda index: {"codes": {"a": {"shard": "/etc/passwd", "row": 0}}},
     ],
+    ids=["a list", "codes in a list", "a number", "no such row", "row as text", "folder above", "absolute path"],
 )
 def test_a_broken_index_of_codes(pipe, faces, tmp_path, change):
+    """A broken `index.json` of codes is told in one line with the remedy, and reaches no file elsewhere."""
     batch.invert_files(pipe, sorted(faces.iterdir()), tmp_path / "out", reconstruct=False)
     safetensors.torch.save_file({"ws": torch.zeros(1, 6, 12)}, tmp_path / "secret.safetensors")
     path = tmp_path / "out" / "index.json"
@@ -478,6 +530,7 @@ def test_a_broken_index_of_codes(pipe, faces, tmp_path, change):
 
 
 def test_a_shard_cannot_name_a_place_elsewhere(pipe, faces, tmp_path):
+    """Names in a shard of codes lead to no place outside its folder."""
     row = {"name": "../../elsewhere", "source": str(faces / "a.png"), "stamp": "1"}
     settings = {"encoder": batch.fingerprint(pipe.encoder), "generator": batch.fingerprint(pipe.generator)}
     header = {"settings": json.dumps(settings | {"faces": False}), "rows": json.dumps([row])}
@@ -491,6 +544,7 @@ def test_a_shard_cannot_name_a_place_elsewhere(pipe, faces, tmp_path):
 
 
 def test_a_file_is_on_the_disk_before_it_replaces_another(tmp_path, monkeypatch):
+    """A file is on the disk before it replaces another."""
     done = []
     flush, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (done.append("fsync"), flush(handle)))
@@ -500,6 +554,7 @@ def test_a_file_is_on_the_disk_before_it_replaces_another(tmp_path, monkeypatch)
 
 
 def test_leftovers_of_killed_runs_are_swept(tmp_path):
+    """Half-written files of killed runs are swept, those of living ones and of others are not."""
     code = "from pathlib import Path\nimport time\nfrom stx.files.atomic import atomic_write\n"
     code += f"with atomic_write(Path({str(tmp_path / 'a.bin')!r})) as part: part.write_text('x'); time.sleep(60)"
     worker = subprocess.Popen([sys.executable, "-c", code])
@@ -521,6 +576,7 @@ def test_leftovers_of_killed_runs_are_swept(tmp_path):
 
 @pytest.mark.parametrize("setting", ["inference mode", "float64", "another device"])
 def test_any_settings_of_the_caller(home, faces, tiny, setting):
+    """A pipeline and label editing give the same numbers under any torch settings of the caller."""
     classifier = tiny["latent_classifier"].eval()
     weights.save(classifier, home / "latent_classifier", dtype=torch.float32)
 

@@ -427,6 +427,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
 def test_refused_in_a_line_at_little_cost(make, tmp_path, capsys):
+    """A hostile file is refused in one line with exit code 2, in under 5 s and 250 MB, and nothing is written."""
     path = tmp_path / "x.pt"
     make(path)
     peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -459,6 +460,7 @@ def error(path, content=None) -> str:
 
 
 def test_noise_maps_may_be_absent(tmp_path, generator):
+    """rosinality's files without noise maps are read."""
     state = {k: v for k, v in g_ema(generator).items() if not k.startswith("noises.")}
     found, again = (read(tmp_path / "g.pt", {"g_ema": state}) for _ in range(2))
     assert "anew" in found.notes["noise maps"]
@@ -471,6 +473,7 @@ def test_noise_maps_may_be_absent(tmp_path, generator):
 
 
 def test_low_pass_kernels_may_be_absent(tmp_path, generator):
+    """rosinality's files without low-pass kernels are read."""
     state = {k: v for k, v in g_ema(generator).items() if not k.endswith(".kernel")}
     found = read(tmp_path / "g.pt", {"g_ema": state})
     assert "anew" in found.notes["low-pass kernels"]
@@ -484,6 +487,7 @@ def test_low_pass_kernels_may_be_absent(tmp_path, generator):
 
 @pytest.mark.parametrize("form", ["g", "orig_mod", "module", "decoder", "state_dict"])
 def test_generator_in_other_forms(tmp_path, generator, form):
+    """Generators in further public forms are read to the same pictures."""
     state = g_ema(generator)
     content = {
         "g": {"g": state, "g_optim": {}},
@@ -500,6 +504,7 @@ def test_generator_in_other_forms(tmp_path, generator, form):
 
 @pytest.mark.parametrize("bare", [False, True])
 def test_lone_discriminator(tmp_path, bare):
+    """A lone discriminator is read."""
     net, image = Discriminator(size=32, channel_base=128, channel_max=8).eval(), torch.rand(2, 3, 32, 32)
     found = read(tmp_path / "d.pt", net.state_dict() if bare else {"d": net.state_dict()})
     assert list(found.networks) == ["discriminator"]
@@ -507,6 +512,7 @@ def test_lone_discriminator(tmp_path, bare):
 
 
 def test_numbers_pickled_by_numpy_1(tmp_path, generator):
+    """Numbers that numpy 1 pickled are read."""
     content = {"g_ema": g_ema(generator), "latent_avg": generator.latent_avg.numpy(), "iter": np.float64(3)}
     torch.save(content, tmp_path / "new.pt")
     with zipfile.ZipFile(tmp_path / "new.pt") as a, zipfile.ZipFile(tmp_path / "old.pt", "w") as b:
@@ -525,6 +531,7 @@ SHAPES = [(25, 18, 512), (1, 18, 512), (18, 512), (25, 1, 512), (3, 14, 512), (1
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("form", ["pt", "npy", "npz", "pkl", "projector", "list"])
 def test_codes_are_no_direction(tmp_path, shape, form):
+    """Files of codes are told as codes and never taken for a direction."""
     codes, path = torch.randn(shape), tmp_path / "latents"
     if form == "npy":
         np.save(path := tmp_path / "latents.npy", codes.numpy())
@@ -539,6 +546,7 @@ def test_codes_are_no_direction(tmp_path, shape, form):
 
 @pytest.mark.parametrize("shape", [(512,), (1, 512), (3, 1, 512), (1, 18, 512), (2, 9216)], ids=str)
 def test_directions_have_unit_length(tmp_path, shape):
+    """Files of directions are read."""
     rows = torch.randn(shape if len(shape) > 1 else (1, *shape)).double()
     rows = rows / rows.flatten(1).norm(dim=1).reshape(-1, *[1] * (rows.ndim - 1))
     found = read(tmp_path / "age.pt", rows.reshape(shape)).networks["directions"]
@@ -560,12 +568,14 @@ BEGIN = {
 
 @pytest.mark.parametrize("words", BEGIN)
 def test_what_a_file_is_is_told_in_words(tmp_path, words):
+    """What is saved in place of weights is told in words."""
     path = tmp_path / "g.pt"
     path.write_bytes(BEGIN[words])
     assert words in error(path)
 
 
 def test_ganspace_npz(tmp_path):
+    """GANSpace's files are read, and an array too many is told."""
     comp = torch.nn.functional.normalize(torch.randn(80, 1, 512), dim=2).numpy()
     arrays = {f"{space}_comp": comp for space in ("act", "lat")} | {"var_ratio": np.ones(80, np.float32)}
     arrays |= {f"{space}_mean": np.ones((1, 512), np.float32) for space in ("act", "lat")}
@@ -582,6 +592,7 @@ def test_ganspace_npz(tmp_path):
 
 
 def test_path_length_penalty_has_the_gradient_of_the_public_code():
+    """The path-length penalty has the public code's gradient."""
     weight = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
     penalty, mean = path_length_penalty(weight, weight.mean(), 0.5)
     moved = 0.5 + 0.01 * (7 / 3 - 0.5)
@@ -594,6 +605,7 @@ def test_path_length_penalty_has_the_gradient_of_the_public_code():
 
 
 def test_training_uses_that_penalty(monkeypatch):
+    """The training uses that penalty."""
     from stx.generator import gan
 
     seen = []
@@ -617,6 +629,7 @@ def test_training_uses_that_penalty(monkeypatch):
 
 @pytest.mark.parametrize("opts", [{}, {"start_from_latent_avg": True}, {"start_from_latent_avg": False}])
 def test_average_is_added_as_the_options_say(tmp_path, opts):
+    """The average code is added as a file's options say."""
     average = torch.arange(16.0)
     found = read(tmp_path / "st.pt", encoder_file(opts=opts))
     added = 0 if opts.get("start_from_latent_avg") is False else 1
@@ -631,6 +644,7 @@ def test_average_is_added_as_the_options_say(tmp_path, opts):
 @pytest.mark.parametrize("head", ["W", "pyramid"])
 @pytest.mark.parametrize("learn_in_w", [False, True])
 def test_learn_in_w_repeats_one_row_of_the_average(tmp_path, head, learn_in_w):
+    """`learn_in_w` of a file repeats one row of the average."""
     torch.manual_seed(0)
     net, generator = PSP(num_ws=8, head=head, input_side=32, **BACKBONE), Generator(size=32, **SMALL)
     state = {f"encoder.{k.removeprefix('backbone.')}": v for k, v in net.state_dict().items() if k != "latent_avg"}
@@ -642,6 +656,7 @@ def test_learn_in_w_repeats_one_row_of_the_average(tmp_path, head, learn_in_w):
 
 
 def test_incremental_ganspace_is_the_public_codes():
+    """Incremental GANSpace is the public code's."""
     from sklearn.decomposition import IncrementalPCA
 
     w = (np.random.RandomState(0).randn(5000, 6) * [5, 3, 1, 0.1, 0.1, 0.1]).astype(np.float64)
@@ -659,6 +674,7 @@ def test_incremental_ganspace_is_the_public_codes():
 
 
 def test_directions_are_checked_against_the_generator(tmp_path, generator, capsys):
+    """Directions are checked against the generator beside which they are put."""
     weights.save(generator, tmp_path / "d" / "generator")
     torch.save(torch.nn.functional.normalize(torch.randn(1, 512), dim=1), tmp_path / "age.pt")
     assert cli.main(["convert", str(tmp_path / "age.pt"), "--out", str(tmp_path / "d")]) == 2

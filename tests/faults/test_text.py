@@ -50,6 +50,7 @@ class Bare(Explorer):
 @hostile
 @pytest.mark.parametrize("place", ["name", "carried", "domain", "method", "attribute"])
 def test_no_statement_of_a_recipe_runs_in_the_code_box(text, place):
+    """No text of a recipe becomes a statement in the explorer's code box."""
     given = {"strengths": {text: 1.0}} if place == "attribute" else {place: text}
     state = State.from_json(State(source="upload", reference=1, **given).to_json())
     code = Bare(state).code()
@@ -66,6 +67,7 @@ def test_no_statement_of_a_recipe_runs_in_the_code_box(text, place):
 
 @hostile
 def test_text_is_one_part_of_a_path(text, tmp_path):
+    """Text from a file is one part of a path, in its folder and not hidden."""
     name = safe_name(text)
     assert Path(name).name == name
     assert not name.startswith(".")
@@ -74,6 +76,7 @@ def test_text_is_one_part_of_a_path(text, tmp_path):
 
 
 def test_two_texts_are_two_names():
+    """Two texts are two names."""
     names = {safe_name(text) for text in (*HOSTILE.values(), "a b", "a_b", "a/b", "x" * 401, "Smiling")}
     assert len(names) == len(HOSTILE) + 5
     assert safe_name("Mouth_Slightly_Open") == "Mouth_Slightly_Open"
@@ -81,6 +84,7 @@ def test_two_texts_are_two_names():
 
 @hostile
 def test_text_in_a_figure_and_a_table(text, tmp_path):
+    """Text from a file stays text in figures and tables: no mathematics, no markup, no further column."""
     figures.use_style()
     figure, ax = plt.subplots()
     ax.bar([text or "none"], [10.0], label=text)
@@ -97,6 +101,7 @@ def test_text_in_a_figure_and_a_table(text, tmp_path):
 
 
 def test_axes_of_a_logarithm_keep_their_exponents(tmp_path):
+    """Axes of a logarithm keep their exponents, and a dollar sign stays one."""
     figures.use_style()
     figure, ax = plt.subplots()
     ax.plot([1, 1000], [1, 1000])
@@ -110,6 +115,7 @@ def test_axes_of_a_logarithm_keep_their_exponents(tmp_path):
 
 @hostile
 def test_text_in_markup_is_escaped(text):
+    """Text from a file is escaped in the explorer's markup."""
     import numpy as np
 
     told = picture_html(np.zeros((2, 2, 3), np.uint8), text) + bars_html({text: 0.1}, {text: 0.9})
@@ -122,6 +128,7 @@ def test_text_in_markup_is_escaped(text):
     "name", ["pics`touch OWNED`", "pics$(touch OWNED)", "pics$(shell touch OWNED)", 'a";touch OWNED;"']
 )
 def test_the_name_of_a_folder_is_no_command(name, target, tmp_path):
+    """The name of a folder given to make is no command."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     tools = tmp_path / "v" / "bin"
@@ -160,5 +167,6 @@ def test_the_name_of_a_folder_is_no_command(name, target, tmp_path):
     ],
 )
 def test_what_is_no_recipe_is_told(text):
+    """What is no recipe of the explorer is told."""
     with pytest.raises(ExplorerError, match="recipe"):
         State.from_json(text)
