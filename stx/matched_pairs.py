@@ -28,6 +28,8 @@ EQUAL = 1e3  # how much one other label outweighs a distance of codes
 AT_ONCE = 1024  # codes whose neighbours are looked for together
 EXCLUSIVE, IMPLIED = 0.05, 0.98  # of co-occurrence over chance; of a conditional share
 SHRINK = 0.01  # of the mean variance, added to all: codes are not exactly flat
+KIND_SHRINK = 0.02  # the same where kinds are looked for
+KIND_RATIO = 2.0  # of variances with and without an attribute, above which a direction tells its kind
 
 
 class MatchedPairs(Configured, nn.Module):
@@ -266,13 +268,15 @@ def _with_ones(z: Tensor) -> Tensor:
 
 
 def _kinds(pairs: Pairs, count: int) -> Float[Tensor, "components kinds"]:
-    """The directions in which effects vary most, measured by how placebos vary: generalised eigenvectors."""
-    differences = (part.double() - pairs.source.double() for part in (pairs.found, pairs.placebo))
-    signal, noise = (torch.cov(part.T, correction=0) for part in differences)
-    noise = noise + 0.02 * noise.diag().mean() * torch.eye(len(noise), dtype=noise.dtype)
+    """The directions in which codes with an attribute vary most, measured by how those without it vary: eigenvectors.
+
+    Directions in which codes vary nearly as much without it tell nothing of its kind, and are zeros.
+    """
+    signal, noise = (torch.cov(part.double().T, correction=0) for part in (pairs.found, pairs.source))
     size = len(noise)
-    vectors = scipy.linalg.eigh(signal.numpy(), noise.numpy(), subset_by_index=[size - count, size - 1])[1]
-    return torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1])).to(pairs.source)
+    noise = noise + KIND_SHRINK * noise.diag().mean() * torch.eye(size, dtype=noise.dtype)
+    ratio, vectors = scipy.linalg.eigh(signal.numpy(), noise.numpy(), subset_by_index=[size - count, size - 1])
+    return torch.from_numpy(np.where(ratio > KIND_RATIO, vectors, 0.0)[:, ::-1].copy()).to(pairs.source)
 
 
 def _ridge(x: Tensor, y: Tensor, ridge: float) -> Float[Tensor, "inputs out"]:
