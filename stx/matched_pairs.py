@@ -29,7 +29,7 @@ AT_ONCE = 1024  # codes whose neighbours are looked for together
 EXCLUSIVE, IMPLIED = 0.05, 0.98  # of co-occurrence over chance; of a conditional share
 SHRINK = 0.01  # of the mean variance, added to all: codes are not exactly flat
 KIND_SHRINK = 0.02  # the same where kinds are looked for
-KIND_RATIO = 2.0  # of variances with and without an attribute, above which a direction tells its kind
+KIND_RATIO = 30.0  # of variances with and without an attribute, above which a direction tells its kind
 
 
 class MatchedPairs(Configured, nn.Module):
@@ -118,7 +118,7 @@ class Matching:
     ridge: of the regression, in units of the mean variance. seed: of which codes are taken.
     """
 
-    sources: int = 4000
+    sources: int = 8000
     compared: int = 128
     ridge: float = 1.0
     seed: int = 0
@@ -138,7 +138,7 @@ def fit(
 ) -> MatchedPairs:
     """Edits from codes and their labels. watch: told the share that is done; what it raises ends the work.
 
-    Attributes with fewer than `FEWEST` codes on a side get no edit on it. Half a minute for 16,384 codes and 17
+    Attributes with fewer than `FEWEST` codes on a side get no edit on it. A minute for 16,384 codes and 17
     attributes on one core.
     """
     if len(ws) != len(labels) or labels.shape[1] != len(attributes):
