@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from stx.files.checksums import fingerprint
 from stx.files.errors import FileError, ImageError, InputError, WeightsError
 from stx.files.outputs import Names, claim_files, claim_output, lock_output, png_source
 from stx.pipeline import Pipeline
-from stx.runtime import progress
+from stx.runtime import batches, progress
 
 SHARD_SIZE = 256  # pictures; what a process that is killed has to do again
 BATCH_SIDE = 2048  # pixels of all pictures of a batch side by side
@@ -115,6 +115,39 @@ def align_files(
             for i, face in enumerate(faces):
                 name = names.reserve(f"{name}-face{i + 1}", _source(path)) if i else name
                 images.save_image(face, out / f"{name}.png", source=_source(path))
+    return failed
+
+
+def edit_files(
+    pipe: Pipeline,
+    paths: Sequence[Path],
+    out: str | Path,
+    edit: Callable[[Tensor], Tensor],
+    *,
+    inputs: Sequence[str | Path] = (),
+    faces: bool = False,
+) -> list[str]:
+    """Inverts picture files, edits their codes and draws them as `NAME.png`; returns what went wrong with some.
+
+    edit: codes `[b, num_ws, w_dim]` to edited ones. Names, refusals and `faces` are those of `align_files` and
+    `invert_files`.
+    """
+    out, failed = Path(out), []
+    claim_output(out, inputs, locked=True)
+    claim_files([out / f"{path.stem}.png" for path in paths], paths)
+    with lock_output(out):
+        names = _names_in(out)
+        rows = [Row(names.reserve(path.stem, _source(path)), str(path), "") for path in paths]
+        claim_files([out / f"{row.name}.png" for row in rows], paths)
+        batch = max(BATCH_SIDE // pipe.domain.resolution, 1)
+        with progress(None, total=len(rows), desc="editing", unit="img") as bar:
+            for part in batches(len(rows), batch):
+                read = _read(pipe, rows[part.start : part.stop], names if faces else None, failed)
+                if read:
+                    codes = edit(pipe.invert(torch.stack([picture for _, picture in read])))
+                    for (row, _), picture in zip(read, images.to_uint8(pipe.synthesize(codes)), strict=True):
+                        images.save_image(picture, out / f"{row.name}.png", source=_source(Path(row.source)))
+                bar.update(len(part))
     return failed
 
 

@@ -1,4 +1,4 @@
-"""The command line: `stx align`, `invert`, `train`, `weights`, `convert`, `export`, `run`, `bench`.
+"""The command line: `stx align`, `invert`, `edit`, `train`, `weights`, `convert`, `export`, `run`, `bench`.
 
 Words are read before anything heavy is imported: each command imports what it needs, so that `--help` and a typing
 error answer at once.
@@ -111,6 +111,56 @@ def _invert(
         print(f"{len(paths) - len(failed)} of {len(paths)} pictures inverted{before}; codes in {out}")
     runtime.wait()  # a process that ends with an error code ends the others
     return exit_code(len(failed), len(paths))
+
+
+@command("edit", "Add attributes to pictures and remove others.")
+@pictures
+@click.option("--add", default="", metavar="NAMES", help="attributes with commas between them: Eyeglasses,Smiling")
+@click.option("--remove", default="", metavar="NAMES", help="attributes to take away")
+@click.option("--strength", type=click.FloatRange(0), default=1.0, show_default=True, help="1 is a whole edit")
+@click.option("--until", type=click.FloatRange(0, 1, True, True), metavar="P", help="go on until it is so probable")
+@click.option("--like", metavar="REFERENCE", help="a picture whose kind of the added attributes is taken")
+@click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets NAME.png")
+@click.option("--domain", default="avatars", show_default=True, help="avatars or a folder of pictures with labels")
+@click.option("--align", is_flag=True, help="photographs: edit each face, aligned as FFHQ's")
+@device
+def _edit(
+    pictures: tuple[str, ...],
+    add: str,
+    remove: str,
+    strength: float,
+    until: float | None,
+    like: str | None,
+    out: Path,
+    domain: str,
+    align: bool,
+    device: str,
+) -> int:
+    wanted = {"add": _words(add), "remove": _words(remove)}
+    if not any(wanted.values()):
+        raise InputError("nothing to edit: name attributes with --add or --remove")
+    look_for(pictures)
+    if like:
+        look_for([like])
+    from stx import batch, pipeline
+    from stx.files.outputs import claim_output
+
+    paths = pipeline.names_of(pictures)
+    claim_output(out, [*pictures, domain], locked=True)
+    pipe = pipeline.load(domain, device=device)
+    options = wanted | {"strength": strength, "until": until}
+    if like:
+        options["like"] = pipe.invert(like)[:1]
+    pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
+    failed = batch.edit_files(pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, faces=align)
+    for reason in failed:
+        print(f"stx: {reason}", file=sys.stderr)
+    print(f"{len(paths) - len(failed)} of {len(paths)} pictures edited; in {out}")
+    return exit_code(len(failed), len(paths))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def look_for(names: Sequence[str]) -> None:

@@ -148,6 +148,27 @@ def mean_interval(
     return float(values.mean()), *_percentiles(np.mean, values, resamples=resamples, seed=seed)
 
 
+def stratified_interval(
+    values: Num[np.ndarray, "n"],
+    groups: Num[np.ndarray, "n"],
+    *,
+    of: Callable = np.mean,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """The mean (or `of`, such as `np.median`) of the groups' means, with its 95 % bootstrap interval: resampled within.
+
+    groups: which group each value belongs to; every group counts alike, however large.
+    """
+    parts = [values[groups == group] for group in np.unique(groups)]
+    value = float(of([part.mean() for part in parts]))
+
+    def statistic(*parts: np.ndarray, axis: int) -> np.ndarray:
+        return of(np.stack([part.mean(axis) for part in parts]), axis=0)
+
+    return value, *_percentiles(statistic, *parts, resamples=resamples, seed=seed)
+
+
 def difference_interval(
     a: Float[np.ndarray, "n"], b: Float[np.ndarray, "m"], *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from stx import label_editing
 from stx.checkpoints import weights
 from stx.domains import datasets, images
 from stx.encoder import Encoder
-from stx.files.errors import InputError, WeightsError
+from stx.files.errors import EditError, InputError, WeightsError
 from stx.files.outputs import is_folder
 from stx.files.places import data_dir
 from stx.perception.identity import IdentityNet
@@ -23,6 +25,7 @@ from stx.stylegan2.networks import Generator
 GENERATE_BATCH = 64
 MAX_ABS_INPUT = 10.0  # a generator overshoots [-1, 1] by less; more is another range, such as 0..255
 VIEWED = 8  # pictures drawn at full size at a time
+WHOLE, TWICE, STEPS = 1.0, 2.0, 81  # strengths of edits: the usual one, the largest, and how many are tried
 
 Codes = Tensor | dict[str, Tensor]  # W+ codes, or StyleSpace vectors by layer
 
@@ -101,6 +104,53 @@ class Pipeline:
         g = self.generator
         z = torch.randn(count, g.w_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
         return g.broadcast(g.truncate(g.mapping(z), psi, g.w_avg()))
+
+    @plain_torch()
+    @torch.no_grad()
+    def edit(
+        self,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        strength: float = WHOLE,
+        until: float | None = None,
+        like: Float[Tensor, "1 num_ws w_dim"] | None = None,
+    ) -> Float[Tensor, "b num_ws w_dim"]:
+        """W+ codes with attributes added and removed one after the other, by matched pairs (`stx.matched_pairs`).
+
+        A code that has an attribute already is not given it again. strength: 1 is what the attribute changes on
+        average. until: the strength grows, up to twice that, until the classifier of pictures gives the wanted label
+        this probability. like: the code of a reference, whose kind of the added attributes is taken (which glasses).
+        Raises `EditError` for an attribute that is unknown or that the reference lacks, `WeightsError` for a domain
+        without these networks.
+        """
+        matched, reader = self._editors
+        ws = torch.as_tensor(ws, device=self.device).float()
+        both = [name for name in add if name in remove]
+        if both:
+            raise EditError(f"{both[0]}: both to add and to remove")
+        if until is not None and not 0 < until < 1:
+            raise EditError(f"until a probability of {until}: expected one between 0 and 1")
+        for name, target in [*((name, 1.0) for name in add), *((name, 0.0) for name in remove)]:
+            k = label_editing.position(name, matched.attributes)
+            shows, index, wanted = reader(ws)[0][:, k] > 0, [k] * len(ws), [target] * len(ws)
+            if like is not None and target:
+                if not reader(like)[0][0, k] > 0:
+                    raise EditError(f"the reference does not show {name}")
+                change = matched.carry(ws, like.expand_as(ws), index, (shows, torch.ones_like(shows)))
+            else:
+                change = matched(ws, index, wanted) * (shows != bool(target))[:, None, None]
+            length = torch.full((len(ws),), float(strength), device=ws.device)
+            if until is not None:
+                found = label_editing.strength_for(reader, ws, change, index, wanted, until, most=TWICE, steps=STEPS)
+                length = found.nan_to_num(TWICE).maximum(length)
+            ws = label_editing.edit(ws, change, length)
+        return ws
+
+    @cached_property
+    def _editors(self) -> tuple[nn.Module, nn.Module]:
+        return self.network("matched_pairs"), self.network("picture_classifier")
 
     def network(self, name: str) -> nn.Module:
         """Another network of the domain (classifier, latent_classifier, ...). Raises `WeightsError` without."""

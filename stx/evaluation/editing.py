@@ -21,6 +21,7 @@ from stx.baselines.learned_editing import LatentCLR, LatentTransformer, StyleFlo
 from stx.baselines.registry import EDITORS
 from stx.baselines.stylespace import StyleSpace
 from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
+from stx.matched_pairs import MatchedPairs
 from stx.perception.lpips import load_lpips, vgg16_features
 from stx.pipeline import Codes, Pipeline, split_codes
 
@@ -39,6 +40,26 @@ def paper_method(
     def method(ws: Tensor, index: int, target: float) -> Edit:
         direction = order(classifier, ws, [index] * len(ws), [target] * len(ws), **options)
         return lambda strength: label_editing.edit(ws, direction, strength)
+
+    return method
+
+
+def walked(classifier: nn.Module, order: Callable[..., Tensor], *, steps: int = 6, **options) -> Method:
+    """A direction of each code's own, taken anew before each of `steps` equal steps."""
+
+    def method(ws: Tensor, index: int, target: float) -> Edit:
+        where, wanted = [index] * len(ws), [target] * len(ws)
+        return lambda s: label_editing.walk(classifier, ws, where, wanted, s, steps=steps, order=order, **options)
+
+    return method
+
+
+def matched_method(matched: MatchedPairs) -> Method:
+    """Edits by matched pairs; strength 1 is a whole one."""
+
+    def method(ws: Tensor, index: int, target: float) -> Edit:
+        change = matched(ws, [index] * len(ws), [target] * len(ws))
+        return lambda strength: label_editing.edit(ws, change, strength)
 
     return method
 
@@ -81,7 +102,7 @@ class Methods(Mapping):
         self.steps = {"flow": flow_steps, "transformer": transformer_steps, "contrastive": contrastive_steps}
         self.watch: Callable[[float], None] | None = None
         self.fitted: dict[str, Method] = {}
-        self._fit = {
+        self._fit = self._ours() | {
             "first order": lambda: paper_method(classifier),
             "second order": lambda: paper_method(classifier, order=label_editing.second_order, seed=seed),
             "InterFaceGAN": lambda: _global(self._planes),
@@ -105,6 +126,19 @@ class Methods(Mapping):
 
     def __len__(self) -> int:
         return len(self._fit)
+
+    def _ours(self) -> dict[str, Callable[[], Method]]:
+        """The methods that a domain's matched pairs make possible, none where it has no such network."""
+        if not (self.pipe.folder / "matched_pairs").is_dir():
+            return {}
+        matched = self.pipe.network("matched_pairs")
+        steps = {"natural": matched.natural}
+        bound = steps | {"tied": matched.tied}
+        return {
+            "matched pairs": lambda: matched_method(matched),
+            "natural, six steps": lambda: walked(self.classifier, label_editing.natural_order, **steps),
+            "constrained, six steps": lambda: walked(self.classifier, label_editing.constrained_order, **bound),
+        }
 
     @cached_property
     def sampled(self) -> tuple[Tensor, np.ndarray]:

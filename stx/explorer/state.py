@@ -31,7 +31,7 @@ FIT_CODES = 2048  # codes on which methods other than label editing are fitted
 TEST_PICTURES = 1024  # test pictures to choose from
 EDITOR_CODES = 512  # pictures whose codes train a reference editor
 SHOWN = 256  # pixels of a picture on the page, at least
-AT_ONCE = ("first order", "second order")  # methods that need no fitting
+AT_ONCE = ("matched pairs", "first order", "second order")  # methods that need no fitting
 MAX_STRENGTH = 1000.0  # in a recipe; sliders end long before
 MAX_PSI = 1.5
 KINDS = {  # of what a recipe holds
@@ -125,9 +125,14 @@ class Explorer:
         self._past: list[State] = []
         self._control = ""
         self._uploads: dict[str, np.ndarray] = {}
+        has_pairs = (self.pipe.folder / "matched_pairs").is_dir()
+        self.matched = self.pipe.network("matched_pairs") if has_pairs else None
         self.methods = editing.Methods(self.pipe, self.classifier, self._sampled, seed=seed)
-        for name in AT_ONCE:
+        at_once = [name for name in AT_ONCE if name in self.methods]
+        for name in at_once:
             self.prepare(name)
+        self._usual = at_once[0]
+        self.state = replace(self.state, method=self._usual)
         self._editors: dict[str, ReferenceEditor] = {}
         self._cached: tuple[Any, dict] = (None, {})
         self._started: tuple[Any, Any] = (None, None)
@@ -155,7 +160,8 @@ class Explorer:
 
     def reset(self) -> View:
         """No edits, the same source."""
-        fresh = State(domain=self.state.domain, tokens=(0, self.pipe.generator.num_ws - 1))
+        tokens = (0, self.pipe.generator.num_ws - 1)
+        fresh = State(domain=self.state.domain, method=self._usual, tokens=tokens)
         kept = {name: getattr(self.state, name) for name in ("source", "number", "name")}
         return self.change(**asdict(replace(fresh, **kept)))
 
@@ -187,8 +193,11 @@ class Explorer:
         )
 
     def has_editor(self, attribute: str) -> bool:
-        """Whether `prepare_editor` has nothing to do for an attribute."""
-        return attribute in self._editors
+        """Whether `prepare_editor` has nothing to do for an attribute, as where matched pairs know it."""
+        return attribute in self._editors or self._carries(attribute)
+
+    def _carries(self, attribute: str) -> bool:
+        return self.matched is not None and bool(self.matched.known[:, self.attributes.index(attribute)].all())
 
     def prepare_editor(self, attribute: str, folder: str | Path, *, steps: int = 300) -> None:
         """Trains the reference editor of an attribute in `folder`, where it resumes; `watch` as in `prepare`."""
@@ -247,11 +256,18 @@ class Explorer:
             first, last = state.mix_tokens
             ws = ws.clone()
             ws[:, first : last + 1] = self.pipe.sample(1, seed=state.mix)[:, first : last + 1]
-        if state.reference is not None and state.carried in self._editors:
+        if state.reference is not None and state.carried and self.has_editor(state.carried):
             other = self.pipe.invert(self.test.batch([self._position(state.reference)]))
-            ws = self._editors[state.carried](ws, other)
+            ws = self._carry(ws, other, state.carried)
         first, last = state.tokens or (0, generator.num_ws - 1)
         return self._label_edits(state, ws, slice(first, last + 1))
+
+    def _carry(self, ws: Tensor, other: Tensor, attribute: str) -> Tensor:
+        if not self._carries(attribute):
+            return self._editors[attribute](ws, other)
+        k = self.attributes.index(attribute)
+        shown = [self.attribute_classifier(self.pipe.reconstruct(code))[:, k] > 0 for code in (ws, other)]
+        return ws + self.matched.carry(ws, other, [k], tuple(shown))
 
     def _label_edits(self, state: State, ws: Tensor, tokens: slice) -> Tensor | dict[str, Tensor]:
         """All label edits, each taken from the unedited code, added up: sliders do not depend on their order."""

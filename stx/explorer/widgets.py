@@ -18,6 +18,9 @@ from stx.files.places import safe_name
 
 THUMBNAILS = 12
 REACH = {  # the largest strength on a slider; the methods' units differ
+    "matched pairs": 2.0,
+    "natural, six steps": 24.0,
+    "constrained, six steps": 24.0,
     "first order": 24.0,
     "second order": 24.0,
     "InterFaceGAN": 8.0,

@@ -76,7 +76,7 @@ def test_undo_and_reset(fresh):
     assert fresh.state.number == 5
     fresh.change(strengths={"Smiling": 3.0}, psi=0.3)
     fresh.reset()
-    assert fresh.state == State(tokens=(0, 9), number=5)
+    assert fresh.state == State(tokens=(0, 9), number=5, method="matched pairs")
     for _ in range(9):
         last = fresh.undo()
     assert np.array_equal(last.edit, first)
@@ -165,7 +165,7 @@ def test_long_work_can_be_called_off_and_done(tmp_path, monkeypatch):
     app.method.value = "SeFa"
     app.thread.join(60)
     assert "fitting SeFa: cancelled" in app.message.value
-    assert app.method.value == app.explorer.state.method == "first order"
+    assert app.method.value == app.explorer.state.method == "matched pairs"
     app.progress.unobserve_all()
     app.method.value = "SeFa"
     app.thread.join(60)
@@ -189,7 +189,7 @@ def test_a_bug_takes_the_bar_down_and_is_told_and_logged(tmp_path, monkeypatch):
     app.method.value = "SeFa"
     app.thread.join(60)
     assert told()
-    assert app.method.value == "first order"
+    assert app.method.value == "matched pairs"
     app._work("nothing", lambda: app._say(""), fails)  # the work is done, what comes after it is not
     app.thread.join(60)
     assert told()

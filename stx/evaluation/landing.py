@@ -1,0 +1,214 @@
+"""Do edits land: is the attribute shown afterwards, are the other labels as they should be, how near is the truth.
+
+Said by a judge that no training has used, on pictures drawn from edited codes, against the truth where it can be drawn:
+an avatar with one option changed, or with the reference's option. A set of photographs has no truth; there the other
+labels should be as before.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from stx import metrics
+from stx.domains import avatars, counterparts
+from stx.domains.avatars import Avatar
+from stx.domains.images import to_tensor
+from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
+from stx.perception.lpips import load_lpips
+from stx.pipeline import Codes, Pipeline, split_codes
+
+WAYS = ("remove", "add")  # by target
+MEASURES = ("shown", "others right", "all right")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Edits to be made, and what they should give. positions: of pictures; index, target: attribute and wanted label.
+
+    labels: that the edited picture should have; any_labels: for each case all label vectors that would be right,
+    where a label that goes can leave one of several (hair colours). people: the avatars that it should show, or None.
+    references: positions of reference pictures, or None.
+    """
+
+    positions: Int[np.ndarray, "n"]
+    index: Int[np.ndarray, "n"]
+    target: Int[np.ndarray, "n"]
+    labels: Bool[np.ndarray, "n attributes"]
+    any_labels: Sequence[Bool[np.ndarray, "m attributes"]]
+    people: Sequence[Avatar] | None = None
+    references: Int[np.ndarray, "n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def truth(self) -> Float[Tensor, "n 3 h w"] | None:
+        """The pictures that the edits should give, drawn; None where nobody can draw them."""
+        return None if self.people is None else to_tensor(np.stack([avatars.draw(a) for a in self.people]))
+
+
+def edit_cases(
+    labels: Bool[np.ndarray, "n attributes"],
+    names: Sequence[str],
+    people: Sequence[Avatar] | None,
+    count: int,
+    *,
+    seed: int = 0,
+) -> Cases:
+    """`count` pictures to add each attribute to and as many to remove it from: the first that allow it.
+
+    people: the avatars behind the pictures, of which those without a counterpart are passed over; or None.
+    """
+    rows, wanted, right, drawn = [], [], [], []
+    for k, target in itertools.product(range(len(names)), (0, 1)):
+        given = np.flatnonzero(labels[:, k] != target)
+        if people is None:
+            for i in given[:count]:
+                rows.append((i, k, target))
+                wanted.append(np.where(np.arange(len(names)) == k, bool(target), labels[i]))
+                right.append(wanted[-1][None])
+            continue
+        found = ((i, counterparts.counterpart(people[i], names[k], seed=seed)) for i in given)
+        for i, other in itertools.islice(((i, other) for i, other in found if other), count):
+            rows.append((i, k, target))
+            wanted.append(avatars.labels(other))
+            every = counterparts.counterparts(people[i], names[k])
+            right.append(np.unique(np.stack([avatars.labels(a) for a in every]), axis=0))
+            drawn.append(other)
+    positions, index, targets = (np.array(column, int) for column in zip(*rows, strict=True))
+    return Cases(positions, index, targets, np.stack(wanted).astype(bool), right, drawn if people is not None else None)
+
+
+def carry_cases(
+    labels: Bool[np.ndarray, "n attributes"],
+    chosen: Mapping[str, int],
+    people: Sequence[Avatar] | None,
+    count: int,
+    *,
+    seed: int = 0,
+) -> Cases:
+    """`count` pairs of pictures for each attribute and way: a source, and a random reference on which they differ."""
+    rng, rows, wanted, drawn = np.random.RandomState(seed), [], [], []
+    for (name, k), target in itertools.product(chosen.items(), (0, 1)):
+        sources, references = (np.flatnonzero(labels[:, k] == side) for side in (1 - target, target))
+        made = 0
+        for i in rng.permutation(sources) if len(references) else ():
+            j = rng.choice(references)
+            other = counterparts.transplant(people[i], people[j], name) if people is not None else None
+            if people is not None and other is None:
+                continue
+            rows.append((i, k, target, j))
+            plain = np.where(np.arange(labels.shape[1]) == k, bool(target), labels[i])
+            wanted.append(plain if other is None else avatars.labels(other))
+            drawn.append(other)
+            made += 1
+            if made == count:
+                break
+    positions, index, targets, references = (np.array(column, int) for column in zip(*rows, strict=True))
+    wanted = np.stack(wanted).astype(bool)
+    right, drawn = [row[None] for row in wanted], drawn if people is not None else None
+    return Cases(positions, index, targets, wanted, right, drawn, references)
+
+
+@torch.no_grad()
+def landed(
+    pipe: Pipeline, judges: Mapping[str, nn.Module], cases: Cases, codes: Codes, start: Float[np.ndarray, "n"] | None
+) -> pd.DataFrame:
+    """What edited codes of `cases` show, a row a case: for each judge `MEASURES`, and "any right", "share of the way".
+
+    judges: by name, the first without a suffix in the columns. start: LPIPS of the unedited pictures to the truth, as
+    `distance_to_truth` gives, or None. "others right": share of the other labels that are as the truth's; "any right":
+    whether all labels are those of one of the truths; "share of the way": of the LPIPS distance to the drawn truth.
+    """
+    table = pd.DataFrame({"attribute": cases.index, "way": [WAYS[t] for t in cases.target]})
+    own = np.arange(len(cases)), cases.index
+    for number, (name, judge) in enumerate(judges.items()):
+        suffix = f", {name}" if number else ""
+        now = attribute_logits(pipe, judge, codes) > 0
+        same = now == cases.labels
+        others = (same.sum(1) - same[own]) / max(same.shape[1] - 1, 1)
+        for measure, values in zip(MEASURES, (same[own], others, same.all(1)), strict=True):
+            table[f"{measure}{suffix}"] = values.astype(float)
+        if not number:
+            right = [(row == every).all(1).any() for row, every in zip(now, cases.any_labels, strict=True)]
+            table["any right"] = np.array(right, float)
+    if start is not None:
+        table["share of the way"] = 1 - distance_to_truth(pipe, codes, cases.truth()) / start
+    return table
+
+
+@torch.no_grad()
+def distance_to_truth(
+    pipe: Pipeline, codes: Codes, truth: Float[Tensor, "n 3 h w"] | None
+) -> Float[np.ndarray, "n"] | None:
+    """LPIPS-Alex of the pictures of codes to the drawn truth; None without one."""
+    if truth is None:
+        return None
+    alex, parts = (
+        load_lpips("alex", pipe.device),
+        zip(split_codes(codes, MEASURE_BATCH), truth.split(MEASURE_BATCH), strict=True),
+    )
+    return np.concatenate([alex(pipe.reconstruct(a), b.to(pipe.device)).flatten().cpu().numpy() for a, b in parts])
+
+
+def edit_all(
+    method: Callable[[Tensor, int, float], Callable[[float], Codes]],
+    ws: Float[Tensor, "n num_ws w_dim"],
+    cases: Cases,
+    strength: float,
+) -> Codes:
+    """The codes of all cases after a method's edits (`stx.evaluation.editing`), at one strength."""
+    parts = {}
+    for k, target in sorted(set(zip(cases.index.tolist(), cases.target.tolist(), strict=True))):
+        chosen = np.flatnonzero((cases.index == k) & (cases.target == target))
+        for batch in np.array_split(chosen, -(-len(chosen) // MEASURE_BATCH)):
+            parts[tuple(batch)] = method(ws[batch], k, float(target))(strength)
+    order = torch.from_numpy(np.argsort(np.concatenate([np.array(where) for where in parts])))
+    found = list(parts.values())
+    if isinstance(found[0], Tensor):
+        return torch.cat(found)[order]
+    return {name: torch.cat([part[name] for part in found])[order] for name in found[0]}
+
+
+def summarise(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """A row for each way: the mean over attributes of each measure with its 95 % interval over pictures.
+
+    The interval resamples pictures within each attribute (`metrics.stratified_interval`). Of "share of the way" it is
+    the median of the attributes' means.
+    """
+    rows = []
+    for way, part in table.groupby("way", sort=True):
+        row = {"way": way, "pictures": len(part)}
+        for name in part.columns.drop(["attribute", "way"]):
+            of = np.median if name == "share of the way" else np.mean
+            groups = part["attribute"].to_numpy()
+            value, low, high = metrics.stratified_interval(
+                part[name].to_numpy(), groups, of=of, resamples=resamples, seed=seed
+            )
+            row |= {name: value, f"{name} low": low, f"{name} high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def kinds_right(pipe: Pipeline, cases: Cases, codes: Codes, names: Sequence[str]) -> pd.DataFrame:
+    """Whether the kind of an added attribute (which glasses, which hat) is the truth's: a row a case of avatars.
+
+    The edited picture is held against the truth drawn with every kind; right is the one that is nearest by LPIPS.
+    "chance": one in so many kinds.
+    """
+    alex, rows = load_lpips("alex", pipe.device), []
+    chosen = [i for i in range(len(cases)) if cases.target[i]]
+    pictures = torch.cat([pipe.reconstruct(part) for part in split_codes(codes, MEASURE_BATCH)])
+    for i in chosen:
+        drawn = counterparts.other_kinds(cases.people[i], names[cases.index[i]])
+        if len(drawn) > 1:
+            truth = to_tensor(np.stack([avatars.draw(a) for a in drawn])).to(pipe.device)
+            nearest = int(alex(pictures[i : i + 1].expand(len(drawn), -1, -1, -1), truth).flatten().argmin())
+            rows.append([cases.index[i], float(nearest == 0), 1 / len(drawn)])
+    return pd.DataFrame(rows, columns=["attribute", "kind right", "chance"])
