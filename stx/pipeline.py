@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stx import label_editing
+from stx.baselines.directions import Directions
 from stx.checkpoints import weights
 from stx.domains import datasets, images
 from stx.encoder import Encoder
@@ -119,13 +120,14 @@ class Pipeline:
     ) -> Float[Tensor, "b num_ws w_dim"]:
         """W+ codes with attributes added and removed one after the other, by matched pairs (`stx.matched_pairs`).
 
-        A code that has an attribute already is not given it again. strength: 1 is what the attribute changes on
-        average. until: the strength grows, up to twice that, until the classifier of pictures gives the wanted label
-        this probability. like: the code of a reference, whose kind of the added attributes is taken (which glasses).
+        add, remove: attributes; or directions that `stx convert` put beside the networks, whose names are those of
+        their files, with ":2" for the third of several: strength is then a length in units of W+. A code that has an
+        attribute already is not given it again. strength: 1 is what the attribute changes on average. until: the
+        strength grows, up to twice a whole edit, until the classifier of pictures gives the wanted label this
+        probability. like: the code of a reference, whose kind of the added attributes is taken (which glasses).
         Raises `EditError` for an attribute that is unknown or that the reference lacks, `WeightsError` for a domain
         without these networks.
         """
-        matched, reader = self._editors
         ws = torch.as_tensor(ws, device=self.device).float()
         both = [name for name in add if name in remove]
         if both:
@@ -133,6 +135,10 @@ class Pipeline:
         if until is not None and not 0 < until < 1:
             raise EditError(f"until a probability of {until}: expected one between 0 and 1")
         for name, target in [*((name, 1.0) for name in add), *((name, 0.0) for name in remove)]:
+            if f"directions-{name.partition(':')[0]}" in self.present():
+                ws = ws + (strength if target else -strength) * self._direction(name)
+                continue
+            matched, reader = self._editors
             k = label_editing.position(name, matched.attributes)
             shows, index, wanted = reader(ws)[0][:, k] > 0, [k] * len(ws), [target] * len(ws)
             if like is not None and target:
@@ -148,6 +154,25 @@ class Pipeline:
             ws = label_editing.edit(ws, change, length)
         return ws
 
+    def directions(self, name: str) -> Float[Tensor, "count num_ws w_dim"]:
+        """Directions that `stx convert` read (InterFaceGAN's, GANSpace's, ...), of unit length, for every token.
+
+        name: of the file they came from, without its ending. Raises `WeightsError` for unknown ones, `InputError` with
+        both shapes for those of another generator.
+        """
+        net = self.network(f"directions-{name}")
+        if not isinstance(net, Directions):
+            raise WeightsError(f"{self.folder}/directions-{name}: a {type(net).__name__}, not directions")
+        net.check_fit(self.generator)
+        return net.directions.expand(-1, self.generator.num_ws, -1)
+
+    def _direction(self, name: str) -> Float[Tensor, "1 num_ws w_dim"]:
+        file, _, number = name.partition(":")
+        found = self.directions(file)
+        if not (number or "0").isdecimal() or int(number or 0) >= len(found):
+            raise EditError(f"{name}: {file} has the directions 0 to {len(found) - 1}")
+        return found[int(number or 0)][None]
+
     @cached_property
     def _editors(self) -> tuple[nn.Module, nn.Module]:
         return self.network("matched_pairs"), self.network("picture_classifier")
@@ -155,6 +180,10 @@ class Pipeline:
     def network(self, name: str) -> nn.Module:
         """Another network of the domain (classifier, latent_classifier, ...). Raises `WeightsError` without."""
         return weights.load(self.folder / name, self.device)
+
+    def present(self) -> set[str]:
+        """The names of the networks in the domain's folder."""
+        return {path.parent.name for path in self.folder.glob("*/config.json")}
 
     def identity(self) -> IdentityNet | None:
         """The domain's identity network, None where the domain has none."""

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +7,12 @@ from PIL import Image
 
 import stx
 from stx import cli, pipeline
+from stx.baselines.directions import Directions
 from stx.batch import load_codes
 from stx.checkpoints import weights
 from stx.domains import images
 from stx.files import places
-from stx.files.errors import DomainError, WeightsError
+from stx.files.errors import DomainError, EditError, InputError, WeightsError
 from stx.stylegan2.networks import Generator
 from tests.conftest import SIZE
 
@@ -37,6 +40,25 @@ def test_front_door(pipe):
     assert torch.equal(again, pipe.synthesize(ws))  # noise is constant unless asked for
     assert torch.equal(again, pipe.synthesize(ws.double().numpy()))
     assert pipe.invert(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.float64)).dtype == torch.float32
+
+
+def test_converted_directions_are_edits(pipe, tiny, home, capsys, photos, tmp_path):
+    net = copy.deepcopy(tiny["directions"])
+    net.directions.normal_(generator=torch.Generator().manual_seed(0))
+    weights.save(net, home / "directions-age", dtype=torch.float32)
+    ws = pipe.sample(2)
+    assert pipe.directions("age").shape == (3, 6, 12)
+    older, younger = pipe.edit(ws, add=["age:1"], strength=3.0), pipe.edit(ws, remove=["age:1"], strength=3.0)
+    torch.testing.assert_close(older - ws, 3 * net.directions[1].expand(2, 6, 12))
+    torch.testing.assert_close(older - ws, ws - younger)
+    for name in ("age:3", "age:x", "age:-1"):
+        with pytest.raises(EditError, match="age has the directions 0 to 2"):
+            pipe.edit(ws, add=[name])
+    with pytest.raises(WeightsError, match="matched_pairs"):
+        pipe.edit(ws, add=["../age"])
+    weights.save(Directions(count=1, tokens=1, w_dim=7), home / "directions-wide", dtype=torch.float32)
+    with pytest.raises(InputError, match="directions of 1 x 7 do not fit codes of 6 x 12"):
+        pipe.edit(ws, add=["wide"])
 
 
 def test_installed_without_its_repository_stx_says_where_weights_come_from(tmp_path, monkeypatch, capsys):

@@ -84,8 +84,9 @@ def test_data_table_is_the_code():
     assert [n for cell in named for n in cell.split(", ")] == list(avatars.ATTRIBUTES)
 
 
-def test_shipped_weights_are_under_100_megabytes():
-    assert sum(path.stat().st_size for path in (ROOT / "data" / "avatars").rglob("*.*")) < 100e6
+def test_shipped_weights_are_under_120_megabytes():
+    """Of the working tree's 150."""
+    assert sum(path.stat().st_size for path in (ROOT / "data" / "avatars").rglob("*.*")) < 120e6
 
 
 def test_modules_are_small_and_say_what_they_are():

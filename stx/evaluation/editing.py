@@ -104,7 +104,7 @@ class Methods(Mapping):
         self.fitted: dict[str, Method] = {}
         self._fit = self._ours() | {
             "first order": lambda: paper_method(classifier),
-            "second order": lambda: paper_method(classifier, order=label_editing.second_order, seed=seed),
+            "second order": lambda: paper_method(self._smooth(), order=label_editing.second_order, seed=seed),
             "InterFaceGAN": lambda: _global(self._planes),
             "InterFaceGAN, conditional": self._conditional,
             "GANSpace": self._ganspace,
@@ -139,6 +139,11 @@ class Methods(Mapping):
             "natural, six steps": lambda: walked(self.classifier, label_editing.natural_order, **steps),
             "constrained, six steps": lambda: walked(self.classifier, label_editing.constrained_order, **bound),
         }
+
+    def _smooth(self) -> nn.Module:
+        """The classifier of pictures, which has a Hessian; the latent classifier where the domain has no other."""
+        smooth = (self.pipe.folder / "picture_classifier").is_dir()
+        return self.pipe.network("picture_classifier") if smooth else self.classifier
 
     @cached_property
     def sampled(self) -> tuple[Tensor, np.ndarray]:
@@ -199,6 +204,14 @@ class Methods(Mapping):
 
 
 @torch.no_grad()
+def strangeness(pipe: Pipeline, image: Float[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n"]:
+    """LPIPS of pictures to their own inversions: small for what the domain has, large for a picture that is broken."""
+    alex = load_lpips("alex", pipe.device)
+    parts = (part.to(pipe.device) for part in image.split(MEASURE_BATCH))
+    return np.concatenate([alex(part, pipe.reconstruct(pipe.invert(part))).flatten().cpu().numpy() for part in parts])
+
+
+@torch.no_grad()
 def examine(
     pipe: Pipeline,
     attribute_classifier: nn.Module,
@@ -212,9 +225,9 @@ def examine(
 ) -> tuple[pd.DataFrame, Float[np.ndarray, "edits attributes"]]:
     """Edits that add attribute `index`, at `count` strengths up to a large target change: a row per code and strength.
 
-    Columns: picture, strength, target change (signed, in sigmas), mean-AD, max-AD, ID to the unedited picture where the
-    domain has an identity network, and LPIPS to `truth`, the pictures the edits should give. Beside it the delta of
-    every logit. The strengths are found on the first codes.
+    Columns: picture, strength, target change (signed, in sigmas), mean-AD, max-AD, strangeness (see there), ID to the
+    unedited picture where the domain has an identity network, and LPIPS to `truth`, the pictures the edits should
+    give. Beside it the delta of every logit. The strengths are found on the first codes.
     """
     alex, identity, edit = load_lpips("alex", pipe.device), pipe.identity(), method(ws, index, 1.0)
     unedited = pipe.reconstruct(ws)
@@ -238,6 +251,7 @@ def examine(
         signed = (after - before)[:, index] / sigma[index]
         table = {"picture": np.arange(len(ws)), "strength": strength, "target change": signed}
         table |= {"mean-AD": mean_ad, "max-AD": max_ad}
+        table["strangeness"] = strangeness(pipe, image)
         if identity is not None:
             table["ID"] = F.cosine_similarity(identity(image), who).cpu().numpy()
         if truth is not None:
@@ -331,51 +345,29 @@ def editability(
     return pd.DataFrame(rows, columns=["inversion", "FD-VGG16", "low", "high", "shown", "ID"])
 
 
-def compare_carried(
-    pipe: Pipeline,
-    attribute_classifier: nn.Module,
-    edits: Mapping[str, Codes],
-    source: Float[Tensor, "n num_ws w_dim"],
-    reference: Float[Tensor, "n num_ws w_dim"],
-    index: int,
-) -> pd.DataFrame:
-    """Reference edits of attribute `index` by several methods, a row per method and pair, by the image classifier.
-
-    edits: what each method made of `source`. Columns: method, pair, carried (1 where the edit agrees with the
-    reference), others kept (share of the other labels that are as in the source; NaN without any), ID to the unedited
-    picture (NaN where the domain has no identity network).
-    """
-    wanted = attribute_logits(pipe, attribute_classifier, reference)[:, index] > 0
-    was, before = _shown_and_identity(pipe, attribute_classifier, source)
-    tables = []
-    for name, codes in edits.items():
-        now, after = _shown_and_identity(pipe, attribute_classifier, codes)
-        others = np.delete(now == was, index, axis=1)
-        same = others.mean(1) if others.size else np.nan
-        row = {"method": name, "pair": np.arange(len(now)), "carried": (now[:, index] == wanted).astype(float)}
-        tables.append(pd.DataFrame(row | {"others kept": same, "ID": (before * after).sum(1)}))
-    return pd.concat(tables, ignore_index=True)
-
-
 @torch.no_grad()
-def _shown_and_identity(pipe: Pipeline, attribute_classifier: nn.Module, codes: Codes) -> tuple[np.ndarray, np.ndarray]:
-    """Which attributes the pictures of codes show, and their identities of length one (NaN without a network)."""
-    shown, features, identity = [], [], pipe.identity()
-    for part in split_codes(codes, MEASURE_BATCH):
-        image = pipe.reconstruct(part)
-        shown.append(attribute_classifier(image).cpu().numpy() > 0)
-        found = torch.full((len(image), 1), torch.nan) if identity is None else F.normalize(identity(image))
-        features.append(found.cpu().numpy())
-    return np.concatenate(shown), np.concatenate(features)
+def likeness(pipe: Pipeline, codes: Codes, source: Float[Tensor, "n num_ws w_dim"]) -> Float[np.ndarray, "n"]:
+    """Cosine of the identities of the pictures of codes and of their sources; NaN where the domain has no network."""
+    identity = pipe.identity()
+    if identity is None:
+        return np.full(len(source), np.nan)
+    found = []
+    for edited, before in zip(split_codes(codes, MEASURE_BATCH), source.split(MEASURE_BATCH), strict=True):
+        who = (identity(pipe.reconstruct(part)) for part in (edited, before))
+        found.append(F.cosine_similarity(*who).cpu().numpy())
+    return np.concatenate(found)
 
 
 def summarise_carried(pairs: pd.DataFrame) -> pd.DataFrame:
-    """What `compare_carried` gave, with a column `attribute`: a row per attribute and method, shares with intervals."""
+    """A row for each attribute, way and method of `pairs`: the share carried with its interval, and other means.
+
+    pairs: what `stx.evaluation.landing.landed` gave, "shown" named "carried", with columns `method` and `ID`.
+    """
     rows = []
-    for (name, method), part in pairs.groupby(["attribute", "method"], sort=False):
+    for (name, way, method), part in pairs.groupby(["attribute", "way", "method"], sort=False):
         carried = metrics.share_interval(part["carried"].to_numpy())
-        rows.append([name, method, len(part), *carried, part["others kept"].mean(), part["ID"].mean()])
-    columns = ["attribute", "method", "pairs", "carried", "carried low", "carried high", "others kept", "ID"]
+        rows.append([name, way, method, len(part), *carried, part["others right"].mean(), part["ID"].mean()])
+    columns = ["attribute", "way", "method", "pairs", "carried", "carried low", "carried high", "others right", "ID"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -20,8 +20,10 @@ from stx.domains import avatars, counterparts
 from stx.domains.avatars import Avatar
 from stx.domains.images import to_tensor
 from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
+from stx.files.errors import InputError
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Codes, Pipeline, split_codes
+from stx.runtime import progress
 
 WAYS = ("remove", "add")  # by target
 MEASURES = ("shown", "others right", "all right")
@@ -40,7 +42,7 @@ class Cases:
     index: Int[np.ndarray, "n"]
     target: Int[np.ndarray, "n"]
     labels: Bool[np.ndarray, "n attributes"]
-    any_labels: Sequence[Bool[np.ndarray, "m attributes"]]
+    any_labels: Sequence[Bool[np.ndarray, "_ attributes"]]
     people: Sequence[Avatar] | None = None
     references: Int[np.ndarray, "n"] | None = None
 
@@ -80,6 +82,8 @@ def edit_cases(
             every = counterparts.counterparts(people[i], names[k])
             right.append(np.unique(np.stack([avatars.labels(a) for a in every]), axis=0))
             drawn.append(other)
+    if not rows:
+        raise InputError(f"{len(labels)} pictures: there is no picture to edit")
     positions, index, targets = (np.array(column, int) for column in zip(*rows, strict=True))
     return Cases(positions, index, targets, np.stack(wanted).astype(bool), right, drawn if people is not None else None)
 
@@ -109,6 +113,8 @@ def carry_cases(
             made += 1
             if made == count:
                 break
+    if not rows:
+        raise InputError(f"{len(labels)} pictures: no two of them differ in {', '.join(chosen)}")
     positions, index, targets, references = (np.array(column, int) for column in zip(*rows, strict=True))
     wanted = np.stack(wanted).astype(bool)
     right, drawn = [row[None] for row in wanted], drawn if people is not None else None
@@ -212,3 +218,38 @@ def kinds_right(pipe: Pipeline, cases: Cases, codes: Codes, names: Sequence[str]
             nearest = int(alex(pictures[i : i + 1].expand(len(drawn), -1, -1, -1), truth).flatten().argmin())
             rows.append([cases.index[i], float(nearest == 0), 1 / len(drawn)])
     return pd.DataFrame(rows, columns=["attribute", "kind right", "chance"])
+
+
+@torch.no_grad()
+def drawn_ridge(
+    pipe: Pipeline, people: Sequence[Avatar], names: Sequence[str], count: int, *, penalty: float = 0.1, seed: int = 0
+) -> Callable[[Tensor, int, float], Callable[[float], Tensor]]:
+    """A ceiling: edits learnt from `count` avatars of `people` drawn before and after each edit, by ridge regression.
+
+    What generator and codes can do where the truth of edits is known, which no set of photographs has. penalty: in
+    units of the mean diagonal of the Gram matrix.
+    """
+    fitted = {}
+    for k, target in progress(list(itertools.product(range(len(names)), (0, 1))), desc="drawing pairs", unit="edit"):
+        fitting = (a for a in people if avatars.labels(a)[k] != target)
+        drawn = ((a, counterparts.counterpart(a, names[k], seed=seed)) for a in fitting)
+        pairs = list(itertools.islice(((a, other) for a, other in drawn if other), count))
+        before, after = (
+            torch.cat([pipe.invert(part) for part in to_tensor(np.stack(side)).split(MEASURE_BATCH)]).flatten(1)
+            for side in zip(*[(avatars.draw(a), avatars.draw(b)) for a, b in pairs], strict=True)
+        )
+        fitted[k, target] = _kernel_ridge(before.double(), (after - before).double(), penalty)
+
+    def method(ws: Tensor, index: int, target: float) -> Callable[[float], Tensor]:
+        change = fitted[index, int(target)](ws.flatten(1).double()).view_as(ws).to(ws)
+        return lambda strength: ws + strength * change
+
+    return method
+
+
+def _kernel_ridge(x: Tensor, y: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
+    """Ridge regression with a constant, in its dual form: there are fewer examples than numbers in a code."""
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    gram = (x - x_mean) @ (x - x_mean).T
+    weights = torch.linalg.solve(gram + penalty * gram.diag().mean() * torch.eye(len(x)).to(gram), y - y_mean)
+    return lambda given: y_mean + (given - x_mean) @ (x - x_mean).T @ weights

@@ -166,17 +166,6 @@ def test_known_pictures_are_not_looked_at_again(pipe):
     assert all(np.array_equal(a, b) for a, b in zip(same["inverted"], sets["inverted"], strict=True))
 
 
-def test_pairs_become_shares_with_intervals():
-    pairs = pd.DataFrame({"method": ["a", "a", "b", "b"] * 10, "carried": [1.0, 0.0, 1.0, 1.0] * 10})
-    pairs = pairs.assign(attribute="Bald", ID=0.5, **{"others kept": 0.75})
-    table = editing.summarise_carried(pairs).set_index(["attribute", "method"])
-    assert list(table["pairs"]) == [20, 20]
-    assert table.loc[("Bald", "a"), "carried"] == 0.5
-    assert table.loc[("Bald", "a"), "carried low"] < 0.5 < table.loc[("Bald", "a"), "carried high"]
-    assert 0.8 < table.loc[("Bald", "b"), "carried low"] < table.loc[("Bald", "b"), "carried high"] == 1
-    assert (table["others kept"] == 0.75).all()
-
-
 def test_a_network_that_is_missing_is_named(pipe):
     assert isinstance(pipe.network("psp"), StyleTransformer)
     assert pipe.identity() is None
