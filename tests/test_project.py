@@ -181,24 +181,46 @@ def test_readme_table_of_inversion_is_the_table():
             assert cell == ("" if pd.isna(numbers[name][method]) else f"{numbers[name][method]:.3g}"), (method, name)
 
 
+def percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
 def test_readme_numbers_of_editing_are_those_of_the_tables():
     text = " ".join((ROOT / "README.md").read_text().split())
-    tables = {name: table(name) for name in ("07_reference", "08_curves", "08_truth")}
-    carried = tables["07_reference"].groupby("method")[["carried", "others kept"]].mean()
-    for method in ("paper form", "released form", "Editing in Style"):
-        assert all(f"{share:.0%}".replace("%", " %") in text for share in carried.loc[method]), method
-    at_one = tables["08_curves"].query("`from` == 0.75").set_index("method")["mean-AD"]
+    means = table("07_reference_means").set_index(["method", "way"])["carried"]
+    for method in ("paper form", "released form", "Editing in Style", "matched pairs"):
+        adds, removes = percent(means[method, "add"]), percent(means[method, "remove"])
+        told = rf"{method} (carries )?{adds} (when it adds )?and {removes}"
+        assert re.search(told, text), method
+    kinds = table("07_kinds").groupby("method")["kind right"].mean()
+    assert all(percent(kinds[method]) in text for method in ("matched pairs", "paper form", "label edit"))
+    at_one = table("08_curves").query("`from` == 0.75").set_index("method")["mean-AD"]
     best = at_one.drop("first order").idxmin()
-    assert f"a mean-AD of {at_one['first order']:.2f}, the next best, {best}, {at_one[best]:.2f}" in text
-    way = tables["08_truth"].groupby("method")["share of the way"].median()
-    others = way.drop("first order")
-    assert f"goes {way['first order']:.0%}".replace("%", " %") in text
-    assert f"between {others.min():.0%} and {others.max():.0%}".replace("%", " %") in text
+    assert f"a mean-AD of {at_one['first order']:.2f}, the lowest of the others, {best}, {at_one[best]:.2f}" in text
+    way = table("08_truth").groupby("method")["share of the way"].median()
+    papers = way.drop(["first order", "matched pairs", "natural, six steps", "constrained, six steps"])
+    assert f"goes {percent(way['first order'])} of the way" in text
+    assert f"matched pairs {percent(way['matched pairs'])}" in text
+    assert f"between {percent(papers.min())} and {percent(papers.max())}" in text
     verdicts = table("claims")["verdict"].value_counts()
     told = [f"{verdicts.get(v, 0)} {words}" for v, words in (("holds", "hold here"), ("does not hold", "do not"))]
     assert all(words in text for words in told)
     step = table("09_time")["median, ms"][0]
     assert f"A step takes {step:.0f} ms" in text
+
+
+def test_readme_table_of_label_edits_is_the_table():
+    text = (ROOT / "README.md").read_text().split("<!-- landing -->")[1].split("<!-- /landing -->")[0]
+    measured = table("06_landing").set_index(["way", "method"]).drop("unedited", level="method")
+    columns = ["shown", "others right", "all right", "any right", "share of the way"]
+    lines = text.strip().splitlines()[2:]
+    assert len(lines) == len(measured)
+    for line in lines:
+        way, method, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        assert cells == [percent(measured.loc[(way, method), name]) for name in columns], (way, method)
+    assert (
+        f"{measured['pictures'].iloc[0] // 17} pictures for each of 17 attributes" in (ROOT / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 13), ("train.smk", 12)])

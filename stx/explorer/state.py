@@ -276,7 +276,7 @@ class Explorer:
             raise ExplorerError(f"{state.method} is not fitted yet")
         moved, styles = ws.clone(), None
         for name, strength in sorted(chosen.items()):
-            result = self._edit(state, ws, name)(strength)
+            result = self._edit(state, ws, name, strength > 0)(abs(strength))
             if isinstance(result, Tensor):
                 moved[:, tokens] += (result - ws)[:, tokens]
             else:
@@ -286,16 +286,16 @@ class Explorer:
             return moved
         return {k: v + styles[k] for k, v in self.pipe.generator.styles(moved).items()}
 
-    def _edit(self, state: State, ws: Tensor, name: str) -> Callable[[float], Any]:
-        """The edit of one attribute; its direction is kept while the code stays, so that dragging is cheap."""
+    def _edit(self, state: State, ws: Tensor, name: str, add: bool) -> Callable[[float], Any]:
+        """The edit of one attribute, added or removed; kept while the code stays, so that dragging is cheap."""
         key = (state.method, ws.cpu().double().sum().item(), ws.shape)
         if self._cached[0] != key:
             self._cached = (key, {})
         kept = self._cached[1]
-        if name not in kept:
+        if (name, add) not in kept:
             with torch.enable_grad():
-                kept[name] = self.methods[state.method](ws, self.attributes.index(name), 1.0)
-        return kept[name]
+                kept[name, add] = self.methods[state.method](ws, self.attributes.index(name), float(add))
+        return kept[name, add]
 
     def _start(self, state: State) -> tuple[np.ndarray, Tensor, np.ndarray, dict[str, float]]:
         """Source picture, its code, the code's picture and what the classifier sees in it; kept for the next step."""

@@ -110,7 +110,7 @@ def test_states_that_make_no_sense_are_told_and_change_nothing(fresh):
     for text in ("{", "[1]", '{"nonsense": 1}'):
         with pytest.raises(ExplorerError, match="not a recipe"):
             State.from_json(text)
-    with pytest.raises(ExplorerError, match="unknown method 'Magic': first order"):
+    with pytest.raises(ExplorerError, match="unknown method 'Magic': matched pairs"):
         fresh.prepare("Magic")
 
 
@@ -132,9 +132,9 @@ def test_widgets_follow_the_state_and_say_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FIT_CODES", 128)
     app = ExplorerApp("avatars", device="cpu", folder=tmp_path)
     start = app.pictures["edit"].value
-    app.sliders["Eyeglasses"].value = 20.0
-    assert app.explorer.state.strengths == {"Eyeglasses": 20.0}
-    assert "Eyeglasses +20.00" in app.pictures["edit"].value
+    app.sliders["Eyeglasses"].value = 1.5
+    assert app.explorer.state.strengths == {"Eyeglasses": 1.5}
+    assert "Eyeglasses +1.50" in app.pictures["edit"].value
     assert app.pictures["edit"].value != start
     app._use_recipe()
     app.explorer.undo()
@@ -219,10 +219,24 @@ def button(app, label):
 
 
 def test_reference_editing_trains_once_and_carries_over(fresh, tmp_path, monkeypatch):
+    """Where a domain has no matched pairs."""
     monkeypatch.setattr(module, "EDITOR_CODES", 40)
+    monkeypatch.setattr(fresh, "matched", None)
     plain = fresh.view()
+    assert not fresh.has_editor("Sunglasses")
     fresh.prepare_editor("Sunglasses", tmp_path, steps=30)
     assert fresh.has_editor("Sunglasses")
     edited = fresh.change(reference=2, carried="Sunglasses")
     assert not np.array_equal(edited.edit, plain.edit)
     assert fresh.view().ws.shape == plain.ws.shape
+
+
+def test_references_carry_over_at_once_by_matched_pairs(fresh):
+    labels, k = fresh.test.labels, fresh.attributes.index("Sunglasses")
+    without, wears = (int(np.flatnonzero(labels[:, k] == side)[0]) for side in (0, 1))
+    assert fresh.has_editor("Sunglasses")
+    plain = fresh.change(number=without)
+    worn = fresh.change(reference=wears, carried="Sunglasses")
+    assert plain.after["Sunglasses"] < 0.5 < worn.after["Sunglasses"]
+    other = int(np.flatnonzero(labels[:, k] == 0)[1])
+    assert np.array_equal(fresh.change(reference=other).edit, plain.edit)  # neither wears any
