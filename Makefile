@@ -1,5 +1,5 @@
-# make reproduce    every notebook on the avatars, with the shipped weights: figures/ and runs/avatars/
-#                   (DOMAIN=ffhq, cars or a folder of pictures: with its trained weights, all in runs/<name>/)
+# make reproduce    every notebook on the avatars, with the shipped weights, into runs/avatars/; then how many of the
+#                   committed numbers agree (DOMAIN=ffhq, cars or a folder of pictures: with its trained weights)
 # make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each)
@@ -24,6 +24,7 @@ export STX_DOMAIN := $(value DOMAIN)
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$$STX_DOMAIN"
+	@if [ "$$STX_DOMAIN" = avatars ]; then $(BIN)/stx check runs/avatars/figures; fi
 
 train: $(VENV)/installed
 	$(BIN)/snakemake -s train.smk --cores $(CORES) --rerun-incomplete --nolock --config domain="$$STX_DOMAIN"

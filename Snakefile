@@ -1,8 +1,9 @@
-# The whole reproduction: every notebook in order, executed copies in runs/<domain>/, figures and tables in figures/.
+# The whole reproduction: every notebook in order, executed copies in runs/<name>/, figures and tables in its figures/.
 # Runs what changed (notebooks, package, weights, parameters); goes on after a kill with the same command.
 #   snakemake --cores 2                                   the embedded avatars
 #   snakemake --cores 2 --config smoke=true out=/tmp/x    everything shrunk to seconds
 #   snakemake --cores 2 --config domain=my_pictures       figures and tables in runs/my_pictures/figures
+#   snakemake --cores 2 --config out=figures              over the committed ones, to renew them
 
 import shlex
 import sys
@@ -15,7 +16,7 @@ from stx.reports.notebooks import parameters
 DOMAIN = str(config.get("domain", "avatars"))
 WORLD = datasets.load(DOMAIN)
 RUNS = config.get("runs", f"runs/{WORLD.name}")
-OUT = config.get("out", "figures" if WORLD.name == "avatars" else f"{RUNS}/figures")
+OUT = config.get("out", f"{RUNS}/figures")
 SMOKE = config.get("smoke", False)
 DEVICE = config.get("device", "auto")
 SEED = config.get("seed", 0)

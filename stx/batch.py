@@ -85,7 +85,12 @@ def invert_files(
                     _write(out / f"codes-{number:05d}.safetensors", rows, torch.cat(codes), settings)
         failed = gather_object(failed)
         if runtime.is_main():
-            _write_index(out, settings)
+            there = _write_index(out, settings)
+            lost = len(paths) - len(failed) - sum(str(path) in there for path in paths)
+            if lost > 0:
+                raise FileError(
+                    f"{out}: the codes of {lost} pictures are gone again; something else deletes files here"
+                )
     return len(paths) - len(new), failed
 
 
@@ -298,7 +303,8 @@ def _write(path: Path, rows: Sequence[Row], ws: Tensor, settings: dict) -> None:
         safetensors.torch.save_file({"ws": ws.contiguous()}, part, header)
 
 
-def _write_index(out: Path, settings: dict) -> None:
+def _write_index(out: Path, settings: dict) -> set[str]:
+    """Writes the index of all shards; returns the sources whose codes are in it."""
     latest = {}
     for path in _shards(out):
         rows = _rows(path, settings)
@@ -307,3 +313,4 @@ def _write_index(out: Path, settings: dict) -> None:
             latest[row.source][row.name] = {"shard": path.name, "row": i, "source": row.source}
     codes = {name: place for rows in latest.values() for name, place in rows.items()}
     write_text(out / "index.json", json.dumps(settings | {"codes": codes}, indent=1))
+    return set(latest)

@@ -402,6 +402,26 @@ def _sweep(folders: tuple[Path, ...], out: Path) -> int:
     return 0
 
 
+@command("check", "Are the numbers of a run those that are committed.")
+@click.argument("folder", type=FOLDER)
+@click.option("--against", type=FOLDER, default=Path("figures"), show_default=True, metavar="DIR")
+def _check(folder: Path, against: Path) -> int:
+    from stx.reports import check
+
+    numbers, verdicts = check.compare(folder, against)
+    for row in numbers[~numbers["agrees"]].itertuples():
+        print(
+            f"differs: {row.table}, {row.row}, {row.column}: {row.committed:.4g} committed, {row.run:.4g} in this run"
+        )
+    for row in verdicts[~verdicts["agrees"]].itertuples():
+        print(f"differs: claim '{row.claim}': {row.committed} committed, {row.run} in this run")
+    for name in check.unlike(folder, against):
+        print(f"not compared, made with other parameters or not at all: {name}")
+    agreed, held = int(numbers["agrees"].sum()), int(verdicts["agrees"].sum())
+    print(f"reproduced: {agreed} of {len(numbers)} numbers, {held} of {len(verdicts)} claims")
+    return 0 if agreed == len(numbers) and held == len(verdicts) else 1
+
+
 @command("index", "index.md of all figures and tables of a folder.")
 @click.argument("folder", type=FOLDER)
 def _index(folder: Path) -> int:

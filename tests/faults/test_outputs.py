@@ -540,6 +540,24 @@ def test_a_shard_cannot_name_a_place_elsewhere(pipe, faces, tmp_path):
         batch.invert_files(pipe, [faces / "a.png"], tmp_path / "out")
 
 
+def test_codes_that_somebody_deletes_meanwhile_are_missed(pipe, faces, tmp_path, monkeypatch):
+    """Success is not said of codes whose files are gone when all are done."""
+    written, write = [], batch._write
+
+    def delete_the_one_before(path, *given):
+        for before in written:
+            before.unlink(missing_ok=True)
+        written.append(path)
+        write(path, *given)
+
+    monkeypatch.setattr(batch, "_write", delete_the_one_before)
+    with pytest.raises(FileError, match="the codes of 1 pictures are gone again"):
+        batch.invert_files(pipe, sorted(faces.iterdir()), tmp_path / "out", shard=1)
+    monkeypatch.setattr(batch, "_write", write)
+    batch.invert_files(pipe, sorted(faces.iterdir()), tmp_path / "out", shard=1)
+    assert len(batch.load_codes(tmp_path / "out")[0]) == 2
+
+
 # --------------------------------------------------------------------------------------------------- 7: writing
 
 

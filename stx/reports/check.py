@@ -1,0 +1,92 @@
+"""Is a run what is committed: every number of its tables beside that of another folder, and the verdicts of claims.
+
+A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
+depend on the machine and are left out, as are the ends of intervals, tables of single pictures, and tables that were
+made with other parameters (which the result names).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stx.files.errors import InputError
+from stx.reports import claims
+from stx.reports.figures import read_table
+
+SAME = 2e-3  # relative: processors and releases of torch round in other ways
+TIMED = re.compile(r"(?:^|[ ,(])(?:s|ms|seconds?|GiB)\b|times faster|per s\b|share of a matrix product")
+ENDS = ("low", "high")
+BESIDE = ("claims", "sweep_")  # files that are compared otherwise, or not at all
+
+
+def compare(run: str | Path, committed: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The numbers of all tables that `committed` holds, and the claims, each with whether the run agrees.
+
+    The first table has a row per number: table, row, column, committed, run, agrees; `run` is NaN where the run lacks
+    it. The second: claim, committed, run, agrees. Raises `InputError` for folders without tables in common.
+    """
+    run, committed = Path(run), Path(committed)
+    names = sorted(path.stem for path in committed.glob("*.csv") if not path.stem.startswith(BESIDE))
+    parts = [_numbers(run, committed, name) for name in names if (run / f"{name}.csv").is_file()]
+    numbers = pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else None
+    if numbers is None:
+        raise InputError(f"{run}: no table that is in {committed} too, made with the same parameters")
+    return numbers, _verdicts(run, committed)
+
+
+def unlike(run: str | Path, committed: str | Path) -> list[str]:
+    """The tables of `committed` that a run lacks or made with other parameters."""
+    names = sorted(path.stem for path in Path(committed).glob("*.csv") if not path.stem.startswith(BESIDE))
+    return [name for name in names if _parameters(Path(run) / name) != _parameters(Path(committed) / name)]
+
+
+def _parameters(table: Path) -> dict | None:
+    try:
+        given = json.loads(table.with_suffix(".json").read_text())["parameters"]
+        return {name: value for name, value in given.items() if name not in ("device", "out", "runs")}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
+    there, here = (read_table(folder / f"{name}.csv") for folder in (committed, run))
+    if "picture" in there or _parameters(run / name) != _parameters(committed / name):
+        return pd.DataFrame()
+    numeric = [column for column in there.select_dtypes("number") if not TIMED.search(column)]
+    words = [column for column in there.columns if column not in there.select_dtypes("number")]
+    ends = [column for column in numeric if column.split(" ")[-1] in ENDS]
+    key = lambda table: table[words].astype(str).agg(", ".join, axis=1) if words else table.index.astype(str)  # noqa: E731
+    there, here = (table.assign(row=key(table)) for table in (there, here))
+    for table in (there, here):
+        table["row"] += table.groupby("row").cumcount().map(lambda n: f" ({n + 1})" if n else "")
+    here = here.set_index("row").reindex(there["row"])
+    rows = []
+    for column in [column for column in numeric if column not in ends]:
+        timed = there["row"].str.contains(TIMED)
+        was = there[column].to_numpy(float)
+        now = here[column].to_numpy(float) if column in here else np.full(len(there), np.nan)
+        low, high = (_end(here, column, end) for end in ENDS)
+        inside = (low <= was) & (was <= high) & np.isfinite(now)
+        same = np.isclose(now, was, rtol=SAME, atol=1e-9, equal_nan=True) | inside
+        found = {"table": name, "row": there["row"], "column": column, "committed": was, "run": now, "agrees": same}
+        rows.append(pd.DataFrame(found)[~timed.to_numpy()])
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def _end(table: pd.DataFrame, column: str, end: str) -> np.ndarray:
+    """The end of a number's interval; NaN, in which nothing lies, where it has none."""
+    names = [f"{column} {end}", *([end] if column in ("value", "difference", "FD-VGG16") else [])]
+    found = [table[name].to_numpy(float) for name in names if name in table]
+    return found[0] if found else np.full(len(table), np.nan)
+
+
+def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
+    tables = [claims.read(folder / "claims.csv") for folder in (committed, run) if (folder / "claims.csv").is_file()]
+    if len(tables) < 2:
+        return pd.DataFrame(columns=["claim", "committed", "run", "agrees"])
+    was, now = (table.set_index("claim")["verdict"] for table in tables)
+    table = pd.DataFrame({"claim": was.index, "committed": was.to_numpy(), "run": now.reindex(was.index).to_numpy()})
+    return table.assign(agrees=table["committed"] == table["run"])

@@ -1,0 +1,81 @@
+"""Whether a run agrees with what is committed: rounding, intervals, times, missing rows, other parameters, claims."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stx import cli
+from stx.files.errors import InputError
+from stx.reports import check, claims, figures
+from stx.reports.claims import Claim
+
+
+def write(folder, name, table, **parameters):
+    record = figures.provenance(notebook=name, **parameters)
+    figures.save_table(table, name, folder, record)
+
+
+def quality(l2: float, seconds: float = 1.0) -> pd.DataFrame:
+    rows = {"method": ["pSp", "ours"], "L2": [0.5, l2], "L2 low": [0.4, l2 - 0.1], "L2 high": [0.6, l2 + 0.1]}
+    return pd.DataFrame(rows | {"s per picture": seconds, "pictures": 4})
+
+
+def claim(difference: float) -> Claim:
+    return Claim("ours is better", "4.1", "L2", difference, difference - 0.1, difference + 0.1, "03")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("committed", "run"):
+        write(tmp_path / name, "03_quality", quality(0.3))
+        claims.save([claim(0.2)], tmp_path / name, figures.provenance(notebook="03"))
+    return tmp_path / "run", tmp_path / "committed"
+
+
+def test_the_same_run_is_reproduced(folders, capsys):
+    assert cli.main(["check", str(folders[0]), "--against", str(folders[1])]) == 0
+    assert "reproduced: 4 of 4 numbers, 1 of 1 claims" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("table", "agreed"),
+    {
+        "rounding": (quality(0.3 * (1 + 1e-4)), 4),
+        "another machine": (quality(0.3, seconds=9.0), 4),
+        "within the interval": (quality(0.36), 4),
+        "beyond the interval": (quality(0.45), 3),
+        "not a number": (quality(np.nan), 3),
+        "a row is missing": (quality(0.3)[:1], 2),
+        "a column is missing": (quality(0.3).drop(columns="L2"), 2),
+        "another order of rows": (quality(0.3)[::-1], 4),
+    }.values(),
+)
+def test_what_differs_is_counted(folders, table, agreed, capsys):
+    run, committed = folders
+    write(run, "03_quality", table)
+    numbers, _ = check.compare(run, committed)
+    assert (len(numbers), int(numbers["agrees"].sum())) == (4, agreed)
+    assert cli.main(["check", str(run), "--against", str(committed)]) == int(agreed < 4)
+    assert capsys.readouterr().out.count("differs: ") == 4 - agreed
+
+
+def test_another_verdict_is_told(folders, capsys):
+    run, committed = folders
+    claims.save([claim(0.05)], run, figures.provenance(notebook="03"))
+    assert cli.main(["check", str(run), "--against", str(committed)]) == 1
+    assert "claim 'ours is better': holds committed, undecided in this run" in capsys.readouterr().out
+
+
+def test_tables_of_other_parameters_are_named_and_not_compared(folders):
+    run, committed = folders
+    write(run, "06_shown", quality(0.1), pictures=6)
+    write(committed, "06_shown", quality(0.2), pictures=128)
+    write(committed, "07_reference", quality(0.2))
+    numbers, _ = check.compare(run, committed)
+    assert set(numbers["table"]) == {"03_quality"}
+    assert check.unlike(run, committed) == ["06_shown", "07_reference"]
+
+
+def test_folders_with_nothing_in_common(tmp_path, folders):
+    with pytest.raises(InputError, match="no table that is in"):
+        check.compare(tmp_path / "nowhere", folders[1])
