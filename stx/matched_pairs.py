@@ -63,7 +63,7 @@ class MatchedPairs(Configured, nn.Module):
         pictures to learn from.
         """
         z, where = self._start(ws, index, target)
-        return self._codes(torch.einsum("bi,bij->bj", z, self.effect[where]))
+        return self._codes(_each(z, self.effect, where))
 
     def carry(
         self,
@@ -79,12 +79,12 @@ class MatchedPairs(Configured, nn.Module):
         has, wanted = (part.to(ws.device) for part in shown)
         z, where = self._start(ws, index, wanted.float().tolist())
         other = self._components(reference)
-        kind = torch.einsum("bi,bij->bj", other, self.kind_basis[where])
-        usual = torch.einsum("bi,bij->bj", z, self.kind_usual[where])
-        own = torch.einsum("bi,bij->bj", z[:, :-1], self.kind_basis[where])
+        kind = _each(other, self.kind_basis, where)
+        usual = _each(z, self.kind_usual, where)
+        own = _each(z[:, :-1], self.kind_basis, where)
         differs = (has != wanted)[:, None]
-        change = torch.einsum("bi,bij->bj", kind - torch.where(differs, usual, own), self.kind_effect[where])
-        change = change + differs * torch.einsum("bi,bij->bj", z, self.effect[where])
+        change = _each(kind - torch.where(differs, usual, own), self.kind_effect, where)
+        change = change + differs * _each(z, self.effect, where)
         return self._codes(change * (has | wanted)[:, None])
 
     def natural(self, gradient: Float[Tensor, "*b num_ws w_dim"]) -> Float[Tensor, "*b num_ws w_dim"]:
@@ -261,6 +261,15 @@ def _regress(net: MatchedPairs, at: tuple[int, int], nearest: Pairs, every: Pair
     net.kind_usual[at] = _ridge(nearest.source, nearest.found @ basis, ridge)
     net.kind_effect[at] = torch.linalg.solve(gram, kind.T @ effect)
     net.known[at] = True
+
+
+def _each(x: Tensor, maps: Float[Tensor, "2 attributes i j"], where: tuple[Tensor, Tensor]) -> Tensor:
+    """Every row of x by the map of its target and attribute, without a copy of a map for each row."""
+    found = x.new_empty(len(x), maps.shape[-1])
+    for target, k in set(zip(*(part.tolist() for part in where), strict=True)):
+        own = (where[0] == target) & (where[1] == k)
+        found[own] = x[own] @ maps[target, k]
+    return found
 
 
 def _with_ones(z: Tensor) -> Tensor:
