@@ -124,7 +124,8 @@ def second_order(
     """
     random = torch.Generator("cpu").manual_seed(seed)
     double = torch.float64 if ws.device.type != "mps" else ws.dtype  # which MPS does not have
-    exact, w = copy.deepcopy(classifier).to(dtype=double), ws.to(double)
+    with torch.inference_mode(False):  # also where the caller infers
+        exact, w = copy.deepcopy(classifier).to(dtype=double), ws.clone().to(double)
     zero = label_gradient(exact, w, index, target)
     noise = RESOLVED * zero.norm(dim=(1, 2), keepdim=True)
     direction = normalise(torch.randn(ws.shape, generator=random, dtype=torch.float32, device="cpu").to(w))
