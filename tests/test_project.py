@@ -112,15 +112,17 @@ for name in ("nothing", "__path"):
 def test_python_of_the_readme_runs(tmp_path, monkeypatch, own):
     monkeypatch.chdir(tmp_path)
     people = avatars.sample("test")
-    for name in ("photo.png", "reference.png"):
-        images.save_image(avatars.draw(next(people)), tmp_path / name)
+    bare, wears = (next(a for a in people if avatars.labels(a)[0] == side) for side in (False, True))
+    for name, avatar in (("photo.png", bare), ("reference.png", wears)):
+        images.save_image(avatars.draw(avatar), tmp_path / name)
     names = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
         exec(block, names)
     assert METHODS["mine"].network is names["Mine"]
     assert names["image"].shape == names["edited"].shape == (1, 3, 64, 64)
     assert not names["image"].equal(names["edited"])
-    assert not names["image"].equal(names["carried"])
+    assert not names["image"].equal(names["alike"])
+    assert not names["image"].equal(names["papers"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
@@ -189,8 +191,9 @@ def test_readme_numbers_of_editing_are_those_of_the_tables():
     text = " ".join((ROOT / "README.md").read_text().split())
     means = table("07_reference_means").set_index(["method", "way"])["carried"]
     for method in ("paper form", "released form", "Editing in Style", "matched pairs"):
+        name = method.replace("paper form", "paper's form")
         adds, removes = percent(means[method, "add"]), percent(means[method, "remove"])
-        told = rf"{method} (carries )?{adds} (when it adds )?and {removes}"
+        told = rf"{name} (carries )?{adds} (when it adds )?and {removes}"
         assert re.search(told, text), method
     kinds = table("07_kinds").groupby("method")["kind right"].mean()
     assert all(percent(kinds[method]) in text for method in ("matched pairs", "paper form", "label edit"))
