@@ -58,7 +58,7 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     numeric = [column for column in there.select_dtypes("number") if not TIMED.search(column)]
     words = [column for column in there.columns if column not in there.select_dtypes("number")]
     ends = [column for column in numeric if column.split(" ")[-1] in ENDS]
-    key = lambda table: table[words].astype(str).agg(", ".join, axis=1) if words else table.index.astype(str)  # noqa: E731
+    key = lambda table: table[words].map(str).agg(", ".join, axis=1) if words else table.index.astype(str)  # noqa: E731
     there, here = (table.assign(row=key(table)) for table in (there, here))
     for table in (there, here):
         table["row"] += table.groupby("row").cumcount().map(lambda n: f" ({n + 1})" if n else "")

@@ -76,6 +76,14 @@ def test_tables_of_other_parameters_are_named_and_not_compared(folders):
     assert check.unlike(run, committed) == ["06_shown", "07_reference"]
 
 
+def test_cells_that_are_empty_name_a_row_too(tmp_path):
+    table = pd.DataFrame({"method": ["a", "a"], "better": ["lower", None], "value": [1.0, 2.0]})
+    for name in ("run", "committed"):
+        write(tmp_path / name, "04_table", table)
+    numbers, verdicts = check.compare(tmp_path / "run", tmp_path / "committed")
+    assert len(numbers) == 2 and numbers["agrees"].all() and verdicts.empty
+
+
 def test_folders_with_nothing_in_common(tmp_path, folders):
     with pytest.raises(InputError, match="no table that is in"):
         check.compare(tmp_path / "nowhere", folders[1])
