@@ -160,11 +160,9 @@ def test_jupyterlab(book):
         tab.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.ready }")
         tab.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
         first = edit_of(tab)
-        before = tab.locator('img[alt^="edit:"]').first.get_attribute("src")
         drag_by_keyboard(tab, "Eyeglasses", 4)
         tab.wait_for_function("a => document.querySelector('img[alt^=\"edit:\"]').alt != a", arg=first, timeout=WAIT)
         wait_for(tab, "Eyeglasses +0.33")
-        assert tab.locator('img[alt^="edit:"]').first.get_attribute("src") != before
         upload(tab, "large.png", bytes(11_000_000))  # more than Jupyter's own server takes
         tab.wait_for_selector(".stx-message:has-text('large.png: 11.0 MB are too many')", timeout=WAIT)
         assert tab.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
