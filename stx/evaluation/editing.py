@@ -64,20 +64,6 @@ def matched_method(matched: MatchedPairs) -> Method:
     return method
 
 
-def until_shown(
-    pipe: Pipeline, attribute_classifier: nn.Module, edit: Edit, index: int, *, most: float = 24.0, count: int = 12
-) -> Float[Tensor, "b num_ws w_dim"]:
-    """Edited codes, each at the least of `count` strengths up to `most` at which its picture shows an attribute.
-
-    attribute_classifier: the image classifier; index: of the attribute. Codes that never show it are those of the
-    largest strength.
-    """
-    codes = [edit(float(strength)) for strength in np.linspace(0, most, count + 1)[1:]]
-    seen = np.stack([attribute_logits(pipe, attribute_classifier, ws)[:, index] > 0 for ws in codes])  # [count, b]
-    seen[-1] = True
-    return torch.stack([codes[k][i] for i, k in enumerate(seen.argmax(0))])
-
-
 class Methods(Mapping):
     """Every method by name, each fitted when it is first asked for; `EDITORS` are fitted on this object.
 
