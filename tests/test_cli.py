@@ -9,6 +9,7 @@ import pytest
 
 from stx import cli
 from stx.checkpoints import weights
+from stx.cli.words import Command
 
 HEAVY = {"torch", "papermill", "matplotlib", "pandas", "seaborn", "scipy", "sklearn", "numpy"}
 AT_ONCE = {
@@ -47,7 +48,7 @@ def test_it_answers_before_anything_heavy_is_imported(words, code, tmp_path):
 def test_several_words_of_one_option():
     seen = {}
 
-    @click.command(cls=cli.Command)
+    @click.command(cls=Command)
     @click.option("--sizes", type=int, multiple=True)
     @click.option("-p", "pairs", nargs=2, multiple=True)
     @click.argument("names", nargs=-1)

@@ -1,0 +1,117 @@
+"""Commands for pictures: `stx invert`, `edit`, `align`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from stx.cli.words import COUNT, FOLDER, command, device, exit_code, look_for, own, pictures
+from stx.files.errors import InputError
+
+
+@command("invert", "Find the codes of pictures and draw them again.")
+@pictures
+@click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets codes, index.json and NAME.png")
+@click.option("--domain", default="avatars", show_default=True, help="avatars, ffhq, cars or a folder of pictures")
+@click.option(
+    "--encoder", default="style_transformer", show_default=True, help="its folder: psp, e4e, restyle_psp, ..."
+)
+@own
+@click.option("--align", is_flag=True, help="photographs: invert each face, aligned as FFHQ's")
+@click.option("--codes-only", is_flag=True, help="draw nothing")
+@click.option("--shard", type=COUNT, default=256, show_default=True, metavar="N", help="codes in a file")
+@device
+def _invert(
+    pictures: tuple[str, ...],
+    out: Path,
+    domain: str,
+    encoder: str,
+    own: str,
+    align: bool,
+    codes_only: bool,
+    shard: int,
+    device: str,
+) -> int:
+    look_for(pictures)
+    from stx import batch, pipeline, runtime
+    from stx.baselines.registry import add_own
+    from stx.files.outputs import claim_output
+
+    add_own(own)
+    paths = pipeline.names_of(pictures)
+    claim_output(out, [*pictures, domain], locked=True)
+    pipe = pipeline.load(domain, device=device, encoder=encoder)
+    there, failed = batch.invert_files(pipe, paths, out, faces=align, reconstruct=not codes_only, shard=shard)
+    if runtime.is_main():
+        for reason in failed:
+            print(f"stx: {reason}", file=sys.stderr)
+        before = f" ({there} of them before)" if there else ""
+        print(f"{len(paths) - len(failed)} of {len(paths)} pictures inverted{before}; codes in {out}")
+    runtime.wait()  # a process that ends with an error code ends the others
+    return exit_code(len(failed), len(paths))
+
+
+@command("edit", "Add attributes to pictures and remove others.")
+@pictures
+@click.option("--add", default="", metavar="NAMES", help="attributes with commas between them: Eyeglasses,Smiling")
+@click.option("--remove", default="", metavar="NAMES", help="attributes to take away")
+@click.option("--strength", type=click.FloatRange(0), default=1.0, show_default=True, help="1 is a whole edit")
+@click.option("--until", type=click.FloatRange(0, 1, True, True), metavar="P", help="go on until it is so probable")
+@click.option("--like", metavar="REFERENCE", help="a picture whose kind of the added attributes is taken")
+@click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets NAME.png")
+@click.option("--domain", default="avatars", show_default=True, help="avatars or a folder of pictures with labels")
+@click.option("--align", is_flag=True, help="photographs: edit each face, aligned as FFHQ's")
+@device
+def _edit(
+    pictures: tuple[str, ...],
+    add: str,
+    remove: str,
+    strength: float,
+    until: float | None,
+    like: str | None,
+    out: Path,
+    domain: str,
+    align: bool,
+    device: str,
+) -> int:
+    wanted = {"add": _words(add), "remove": _words(remove)}
+    if not any(wanted.values()):
+        raise InputError("nothing to edit: name attributes with --add or --remove")
+    look_for(pictures)
+    if like:
+        look_for([like])
+    from stx import batch, pipeline
+    from stx.files.outputs import claim_output
+
+    paths = pipeline.names_of(pictures)
+    claim_output(out, [*pictures, domain], locked=True)
+    pipe = pipeline.load(domain, device=device)
+    options = wanted | {"strength": strength, "until": until}
+    if like:
+        options["like"] = pipe.invert(like)[:1]
+    pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
+    failed = batch.edit_files(pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, faces=align)
+    for reason in failed:
+        print(f"stx: {reason}", file=sys.stderr)
+    print(f"{len(paths) - len(failed)} of {len(paths)} pictures edited; in {out}")
+    return exit_code(len(failed), len(paths))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+@command("align", "Cut the faces out of photographs as FFHQ's are.")
+@pictures
+@click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets NAME.png, NAME-face2.png, ...")
+@click.option("--size", type=COUNT, default=1024, show_default=True, help="side of the crops in pixels")
+@device
+def _align(pictures: tuple[str, ...], out: Path, size: int, device: str) -> int:
+    look_for(pictures)
+    from stx import batch, pipeline
+    from stx.runtime import pick_device
+
+    paths, device = pipeline.names_of(pictures), pick_device(device)
+    failed = len(batch.align_files(paths, out, size, inputs=pictures, device=device))
+    print(f"{len(paths) - failed} of {len(paths)} photographs had faces; crops of {size} px in {out}")
+    return exit_code(failed, len(paths))

@@ -1,0 +1,102 @@
+"""Commands for notebooks and their numbers: `stx run`, `check`, `sweep`, `index`, `bench`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from stx.cli.words import COUNT, FOLDER, command
+from stx.files.errors import InputError
+
+
+@command("sweep", "Mean and sd of the tables of several runs.")
+@click.argument("folders", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=FOLDER, default=Path("figures"), metavar="DIR", help="gets sweep_NAME.csv and .md")
+def _sweep(folders: tuple[Path, ...], out: Path) -> int:
+    from stx.reports.figures import provenance, sweep
+
+    record = provenance(command="stx sweep", folders=list(map(str, folders)))
+    print("\n".join(sweep(folders, out, record)))
+    return 0
+
+
+@command("check", "Are the numbers of a run those that are committed.")
+@click.argument("folder", type=FOLDER)
+@click.option("--against", type=FOLDER, default=Path("figures"), show_default=True, metavar="DIR")
+def _check(folder: Path, against: Path) -> int:
+    from stx.reports import check
+
+    numbers, verdicts = check.compare(folder, against)
+    for row in numbers[~numbers["agrees"]].itertuples():
+        print(
+            f"differs: {row.table}, {row.row}, {row.column}: {row.committed:.4g} committed, {row.run:.4g} in this run"
+        )
+    for row in verdicts[~verdicts["agrees"]].itertuples():
+        print(f"differs: claim '{row.claim}': {row.committed} committed, {row.run} in this run")
+    for name in check.unlike(folder, against):
+        print(f"not compared, made with other parameters or not at all: {name}")
+    agreed, held = int(numbers["agrees"].sum()), int(verdicts["agrees"].sum())
+    print(f"reproduced: {agreed} of {len(numbers)} numbers, {held} of {len(verdicts)} claims")
+    return 0 if agreed == len(numbers) and held == len(verdicts) else 1
+
+
+@command("index", "index.md of all figures and tables of a folder.")
+@click.argument("folder", type=FOLDER)
+def _index(folder: Path) -> int:
+    from stx.reports.figures import write_index
+
+    print(write_index(folder))
+    return 0
+
+
+@command("run", "Execute a notebook with parameters.")
+@click.argument("notebook", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, metavar="FILE", help="the executed copy")
+@click.option("-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE")
+@click.option("--timeout", type=COUNT, help="seconds for a cell (default: three hours)")
+def _run(notebook: Path, out: Path, given: Sequence[tuple[str, str]], timeout: int | None) -> int:
+    from stx.reports import notebooks
+
+    notebooks.run_words(notebook, out, given, timeout=timeout or notebooks.TIMEOUT)
+    print(f"executed copy: {out}")
+    return 0
+
+
+@command("bench", "Seconds and memory at full size, beside the public form.")
+@click.option("--sizes", type=COUNT, multiple=True, default=[256, 1024], metavar="PIXELS...", show_default=True)
+@click.option("--processes", type=COUNT, multiple=True, metavar="N...", help="instead: avatars with so many processes")
+@click.option("--threads", type=COUNT, help="default: those of torch")
+@click.option("--out", type=FOLDER, default=Path("figures"), metavar="DIR", help="gets bench.csv and bench.md")
+def _bench(sizes: tuple[int, ...], processes: tuple[int, ...], threads: int | None, out: Path) -> int:
+    import torch
+
+    from stx.files.places import ROOT
+    from stx.reports.figures import provenance, save_table
+
+    if not (ROOT / "benchmarks").is_dir():
+        raise InputError(f"{ROOT}: no benchmarks/ here; `stx bench` needs a clone (`pip install -e .`)")
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    from benchmarks import bench
+
+    load, threads = os.getloadavg()[0], threads or torch.get_num_threads()
+    if processes:
+        name, table = "bench_processes", bench.scaling(processes)
+        record = provenance(command="stx bench", processes=list(processes))
+        note = (
+            f"CPU, one thread per process, {os.cpu_count()} cores; load of the machine before: {load:.1f}. Codes only; "
+            "training with batches of 16 in all, identity loss left out. "
+        )
+    else:
+        name, table = "bench", bench.compare(list(sizes), threads=threads)
+        record = provenance(command="stx bench", sizes=list(sizes), threads=threads)
+        note = (
+            f"Random weights, one picture, float32, no gradients, CPU, {threads} threads; median of {bench.REPEATS} "
+            f"calls after one; load of the machine before: {load:.1f}. Memory is the peak of the process with weights; "
+            "the encoder is the same in both forms, so `invert` understates the difference."
+        )
+    save_table(table, name, out, record, note=note)
+    print((out / f"{name}.md").read_text())
+    return 0

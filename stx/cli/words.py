@@ -1,0 +1,59 @@
+"""What commands share: how words are read, options that many have, exit codes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from stx.files.errors import ImageError
+
+COUNT = click.IntRange(min=1)
+FOLDER = click.Path(path_type=Path)
+
+
+class Command(click.Command):
+    """A command whose repeatable options also take several words, as in `--sizes 256 1024`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gives each further word its option again, as click expects it."""
+        options = [p for p in self.params if isinstance(p, click.Option) and p.multiple and p.nargs == 1]
+        repeatable = {name for option in options for name in option.opts}
+        spread: list[str] = []
+        option, first = "", True
+        for word in args:
+            if word.startswith("-"):
+                option, first = (word if word in repeatable else ""), True
+            elif option and not first:
+                spread.append(option)
+            else:
+                first = False
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def commands() -> None:
+    """Style Transformer for image inversion and editing: pictures to codes, and codes to pictures."""
+
+
+def command(name: str, help: str) -> Callable:
+    """A command of `stx`."""
+    return commands.command(name, cls=Command, help=help, short_help=help)
+
+
+pictures = click.argument("pictures", nargs=-1, required=True, metavar="PHOTO...")
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps")
+own = click.option("--own", default="", metavar="FILE", help="a Python file with methods of your own")
+
+
+def look_for(names: Sequence[str]) -> None:
+    """Raises `ImageError` when none of these files and folders exists: before networks are loaded for nothing."""
+    if not any(Path(name).exists() for name in names):
+        raise ImageError(
+            f"{names[0]}: no such file" + (f", nor any of the other {len(names) - 1}" if names[1:] else "")
+        )
+
+
+def exit_code(failed: int, count: int) -> int:
+    """0 all done, 1 some pictures failed, 2 all of them."""
+    return 0 if not failed else 1 if failed < count else 2
