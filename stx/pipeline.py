@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stx import label_editing
 from stx.baselines.directions import Directions
-from stx.checkpoints import weights
+from stx.checkpoints import hub, weights
 from stx.domains import datasets, images
 from stx.encoder import Encoder
 from stx.files.errors import EditError, InputError, WeightsError
@@ -48,6 +48,7 @@ class Pipeline:
     encoder: Encoder
     device: str = "cpu"
     folder: Path = field(default_factory=data_dir)
+    encoder_name: str = "style_transformer"  # its folder in there
 
     @plain_torch()
     def images(self, pictures) -> Float[Tensor, "b 3 h w"]:
@@ -185,6 +186,39 @@ class Pipeline:
         """The names of the networks in the domain's folder."""
         return {path.parent.name for path in self.folder.glob("*/config.json")}
 
+    def save_pretrained(
+        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False
+    ) -> Path:
+        """Writes the domain as one folder, in the layout of huggingface_hub's mixin (`stx.checkpoints.hub`).
+
+        Networks of `folder` are copied; an encoder or generator that was replaced is saved as it is. push_to_hub: also
+        into the repository `repo_id` ("owner/name"). Raises `FileError` for files that stx did not make.
+        """
+        used = {
+            "generator": (self.generator, "generator"),
+            Path(self.encoder_name).name: (self.encoder, self.encoder_name),
+        }
+        found = hub.save(save_directory, self.domain, self.folder, used, self.present() - {"discriminator"})
+        if push_to_hub:
+            hub.push(found, repo_id or found.name)
+        return found
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "auto", **options
+    ) -> "Pipeline":
+        """The pipeline of a folder of `save_pretrained`, or of a repository "owner/name" that holds such a folder.
+
+        options: of huggingface_hub (revision, token, cache_dir, local_files_only, force_download); nothing in the
+        files is executed. Raises `WeightsError` for a folder of another kind and where the hub cannot be reached.
+        """
+        folder = hub.find(pretrained_model_name_or_path, **options)
+        domain, name = hub.read(folder)
+        device = pick_device(device)
+        generator, encoder = (weights.load(folder / part, device) for part in ("generator", name))
+        check_fit(generator, encoder, domain)
+        return cls(domain, generator, encoder, device, folder, name)
+
     def identity(self) -> IdentityNet | None:
         """The domain's identity network, None where the domain has none."""
         return self.network("identity") if (self.folder / "identity").is_dir() else None
@@ -210,7 +244,7 @@ def load(
     net = weights.load(folder / encoder, device)
     found = datasets.load(domain, resolution=generator.size, same_folder=not explicit)
     check_fit(generator, net, found)
-    return Pipeline(found, generator, net, device, folder)
+    return Pipeline(found, generator, net, device, folder, encoder)
 
 
 def _arrays(picture) -> list[np.ndarray]:
