@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 import stx
 from stx import cli, photographs
-from stx.domains import align, images
+from stx.domains import align, images, video
 from stx.files.outputs import made_by_stx
 
 pytest.importorskip("facenet_pytorch")
@@ -77,3 +77,31 @@ def test_the_photograph_itself_and_what_others_made_are_never_replaced(photos, t
     assert cli.main([*words, str(tmp_path / "taken")]) == 2
     assert "not made by stx" in capsys.readouterr().err
     assert (photos / "two.jpg").read_bytes() == before == (tmp_path / "taken" / "two.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """A portrait that moves and turns; 16 frames."""
+    photo = Image.open(ASTRONAUT).convert("RGB")
+    for i in range(16):
+        turned = photo.rotate(6 * np.sin(i / 4), Image.Resampling.BICUBIC, center=(224, 120))
+        yield turned.crop((90, 0, 360, 270)).transform(
+            (270, 270), Image.Transform.AFFINE, (1, 0, 6 * np.cos(i / 5), 0, 1, 0.7 * i), Image.Resampling.BICUBIC
+        )
+
+
+def test_a_film_is_edited_steadily(clip, tmp_path, pipe, capsys):
+    """A folder of frames: the face changes in each, the rest stays, and it flickers less than frame by frame."""
+    (tmp_path / "clip").mkdir()
+    for i, frame in enumerate(clip):
+        frame.save(tmp_path / "clip" / f"{i:03d}.png")
+    before = [images.read_image(path) for path in sorted((tmp_path / "clip").iterdir())]
+    faces = video.steady(video.follow(align.find_faces(frame) for frame in before))
+    words = ["edit", str(tmp_path / "clip"), "--frames", "--paste", "--add", "sefa:0", "--out", str(tmp_path / "out")]
+    assert cli.main([*words, "--device", "cpu"]) == 0
+    after = [images.read_image(path) for path in sorted((tmp_path / "out" / "clip").iterdir())]
+    different = [np.abs(a.astype(int) - b).max(2) > 24 for a, b in zip(before, after, strict=True)]
+    assert all(d[60:150, 100:170].mean() > 0.2 and d[230:].mean() < 0.02 for d in different)
+    alone = list(photographs.edit_film(pipe, tmp_path / "clip", lambda ws: pipe.edit(ws, add=["sefa:0"]), smooth=0))
+    steady, jumping = photographs.flicker(after, faces), photographs.flicker(alone, faces)
+    assert photographs.flicker(before, faces) < steady < jumping

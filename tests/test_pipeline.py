@@ -218,9 +218,11 @@ def command(home, photos, tmp_path, monkeypatch):
 def test_invert_command(command, photos, tmp_path, capsys):
     assert command(photos) == 0
     out = tmp_path / "out"
-    assert len(list(out.glob("*.png"))) == 12
+    assert len(list(out.glob("*.png"))) == 24
     assert load_codes(out)[0] == [f"{i:02d}" for i in range(12)]
-    assert images.read_image(out / "00.png").shape == (SIZE, 2 * SIZE, 3)
+    assert images.read_image(out / "00.png").shape == (SIZE, SIZE, 3)
+    assert images.read_image(out / "00_pair.png").shape == (SIZE, 2 * SIZE, 3)
+    assert (images.read_image(out / "00_pair.png")[:, SIZE:] == images.read_image(out / "00.png")).all()
     assert "12 of 12" in capsys.readouterr().out
 
 
@@ -239,7 +241,7 @@ def test_invert_command_goes_on_after_a_bad_file(command, photos, tmp_path, caps
 def test_invert_command_keeps_files_of_the_same_name_apart(command, photos, tmp_path):
     images.save_image(images.read_image(photos / "00.png"), tmp_path / "other" / "00.png")
     assert command(photos / "00.png", tmp_path / "other" / "00.png") == 0
-    assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"00.png", "00-2.png"}
+    assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"00.png", "00_pair.png", "00-2.png", "00-2_pair.png"}
 
 
 def test_invert_command_without_pictures(command, tmp_path, capsys):

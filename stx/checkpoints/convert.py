@@ -1,9 +1,10 @@
 """Public checkpoints to our networks.
 
 Reads rosinality's and NVIDIA's StyleGAN2 (PyTorch and TensorFlow pickles), the released Style Transformer, its
-reference editor and latent classifier, IR-SE50, MoCo-v2, MobileFace, InterFaceGAN and GANSpace directions. Every key of
-a file is accounted for: one that is missing, unexpected or of another shape is named. What public code makes anew
-(noise maps, low-pass kernels, the average w) may be absent, and the notes say so. Nothing in a file is executed.
+reference editor and latent classifier, IR-SE50, MoCo-v2, MobileFace, InterFaceGAN and GANSpace directions, generators
+that PTI tuned, and codes of pictures. Every key of a file is accounted for: one that is missing, unexpected or of
+another shape is named. What public code makes anew (noise maps, low-pass kernels, the average w) may be absent, and the
+notes say so. Nothing in a file is executed.
 """
 
 import math
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from stx.baselines.psp import PSP
 from stx.checkpoints import nvidia
-from stx.checkpoints.directions import boundary, ganspace, refuse_codes
+from stx.checkpoints.codes import codes_in
+from stx.checkpoints.directions import boundary, ganspace, is_boundary
 from stx.checkpoints.tensors import (
     Found,
     State,
@@ -85,9 +87,13 @@ def _content(path: Path) -> Any:
 
 
 def _by_content(content: Any, source: str) -> Found:
-    if isinstance(content, torch.Tensor | np.ndarray):
+    if isinstance(content, torch.Tensor | np.ndarray) and is_boundary(torch.as_tensor(content)):
         return boundary(torch.as_tensor(content), source)
-    refuse_codes(content, source)
+    if codes := codes_in(content, source):
+        return Found("codes of pictures", {}, codes=codes)
+    if isinstance(content, Persistent):  # a whole network in torch.save, as PTI keeps its tuned generators
+        found = _nvidia({"G_ema": content}, source)
+        return Found("StyleGAN2 alone (NVIDIA, PyTorch)", {"tuned": found.networks["generator"]}, found.notes)
     if isinstance(content, list | tuple) and content and isinstance(content[-1], TfNetwork):
         return _tensorflow(content[-1], source)
     if not isinstance(content, dict):

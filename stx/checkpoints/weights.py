@@ -174,7 +174,10 @@ PUBLIC = (
 
 
 def inventory() -> pd.DataFrame:
-    """Every network in `data/` and every public one that is missing: domain, network, state, from."""
+    """Every network in `data/` and every public one that is missing: domain, network, state, source.
+
+    A missing network has a row for each file that would give it.
+    """
     rows, home = [], data_dir()
     for folder in sorted(path.parent for depth in ("*/*", "*/*/*") for path in home.glob(f"{depth}/config.json")):
         domain, *network = folder.relative_to(home).parts
@@ -186,8 +189,13 @@ def inventory() -> pd.DataFrame:
     for public in PUBLIC:
         for name in public.networks:
             if (public.domain, name) not in present:
-                rows.append([public.domain, name, "missing", f"{public.file}: {public.where}"])
-    return pd.DataFrame(rows, columns=["domain", "network", "state", "from"])
+                rows.append([public.domain, name, "missing", f"{public.file}  {_addresses(public.where)}"])
+    return pd.DataFrame(rows, columns=["domain", "network", "state", "source"])
+
+
+def _addresses(where: str) -> str:
+    """Places on the web as addresses that a terminal can open; other words as they are."""
+    return "  ".join(f"https://{place}" if "." in place else place for place in where.split(", "))
 
 
 def state_of(folder: Path) -> str:

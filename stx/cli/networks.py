@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, command, device, own
+from stx.cli.words import COUNT, FOLDER, command, device, generator, own
 from stx.files.errors import InputError
 
 
@@ -120,11 +120,22 @@ def _history(folder: Path, log, more: int | None):
 
 
 @command("weights", "What is in data/, what is missing and where it is published.")
-def _weights() -> int:
+@click.option("--domain", metavar="NAME", help="tell of this one alone")
+def _weights(domain: str | None) -> int:
     from stx.checkpoints import weights
 
     table = weights.inventory()
-    print(table.to_string(index=False))
+    if domain is not None and domain not in set(table["domain"]):
+        raise InputError(f"nothing is known of the domain {domain!r}: {', '.join(dict.fromkeys(table['domain']))}")
+    table = table[table["domain"] == domain] if domain is not None else table
+    for name, rows in table.groupby("domain", sort=False):
+        print(f"{name}")
+        for row in rows[rows["state"] != "missing"].itertuples():
+            print(f"  {row.network:32} {row.state}  ({row.source})")
+        for network, ways in rows[rows["state"] == "missing"].groupby("network", sort=False):
+            print(f"  {network:32} missing" + (", one of" if len(ways) > 1 else ""))
+            for way in ways["source"]:
+                print(f"      {way}")
     return 0 if not table["state"].str.startswith("damaged").any() else 1
 
 
@@ -141,14 +152,51 @@ def _convert(file: Path, to: str, out: Path) -> int:
     from stx.files.checksums import sha256
     from stx.files.outputs import claim_networks
 
+    print(f"reading {file}, {file.stat().st_size / 1e6:.0f} MB", flush=True)
     found = convert.read(file)
     directions.check_fit(found, out)
-    named = {f"{name}-{file.stem}" if name == "directions" else name: net for name, net in found.networks.items()}
-    claim_networks(out / name for name in named)  # a domain has many directions
+    if found.codes:
+        return _keep_codes(found, file, out)
+    many = ("directions", "tuned")  # of which a domain can have several
+    named = {f"{name}-{file.stem}" if name in many else name: net for name, net in found.networks.items()}
+    claim_networks(out / name for name in named)
+    code = sha256(file)
     for name, net in named.items():
-        notes = {"kind": found.kind, "file": file.name, "sha256": sha256(file), **found.notes}
+        before = _replaced(out / name)
+        notes = {"kind": found.kind, "file": file.name, "sha256": code, **found.notes}
         weights.save(net, out / name, notes=notes, dtype=torch.float32)
-        print(f"{found.kind}: {out / name}")
+        size = (out / name / "model.safetensors").stat().st_size / 1e6
+        print(f"{found.kind}: {out / name}, {size:.0f} MB{before}", flush=True)
+    return 0
+
+
+def _replaced(folder: Path) -> str:
+    """In words: what a folder of a network holds already."""
+    if not (folder / "config.json").is_file():
+        return ""
+    from stx.checkpoints import weights
+    from stx.files.errors import WeightsError
+
+    try:
+        notes = weights.read_config(folder).get("notes") or {}
+    except WeightsError:
+        return " (replaces a damaged one)"
+    made = notes.get("file") or (f"a training of {notes['steps']} steps" if "steps" in notes else "another run")
+    return f" (replaces the one from {made})"
+
+
+def _keep_codes(found, file: Path, out: Path) -> int:
+    from stx import batch
+    from stx.checkpoints import codes, weights
+    from stx.files.checksums import fingerprint
+
+    folder = out / f"codes-{file.stem}"
+    generator = weights.load(out / "generator") if (out / "generator").is_dir() else None
+    sizes = (generator.num_ws, generator.w_dim) if generator is not None else (None, None)
+    named = codes.w_plus(found.codes, *sizes, str(file))
+    before = " (replaces those that were there)" if (folder / "index.json").is_file() else ""
+    batch.save_codes(folder, named, file, fingerprint(generator) if generator is not None else "unknown")
+    print(f"{len(named)} codes of pictures: {folder}{before}; `stx edit {folder}` edits and draws them")
     return 0
 
 
@@ -156,13 +204,14 @@ def _convert(file: Path, to: str, out: Path) -> int:
 @click.argument("folder", type=FOLDER)
 @click.option("--to", type=click.Choice(["rosinality", "official"]), required=True)
 @click.option("--out", required=True, type=FOLDER, metavar="FILE")
-def _export(folder: Path, to: str, out: Path) -> int:
+@generator
+def _export(folder: Path, to: str, out: Path, generator: str) -> int:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     from stx.checkpoints import export, weights
 
-    names = ("generator", "discriminator", "style_transformer")
-    networks = {name: weights.load(folder / name) for name in names if (folder / name).is_dir()}
+    folders = {"generator": generator} | {name: name for name in ("discriminator", "style_transformer")}
+    networks = {name: weights.load(folder / at) for name, at in folders.items() if (folder / at).is_dir()}
     notes = weights.read_config(folder / "style_transformer")["notes"] if "style_transformer" in networks else {}
     export.write(networks, to, out, notes)
     print(f"{', '.join(networks)} in {to} form: {out}")

@@ -53,7 +53,7 @@ def _invert(
 
 
 @command("edit", "Add attributes to pictures and remove others, or move them along directions.")
-@click.argument("pictures", nargs=-1, metavar="PHOTO...")
+@click.argument("pictures", nargs=-1, metavar="PHOTO|CODES...")
 @click.option("--add", default="", metavar="NAMES", help="with commas between them: Eyeglasses,Smiling or age,sefa:3")
 @click.option("--remove", default="", metavar="NAMES", help="what to take away")
 @click.option("--list", "listed", is_flag=True, help="tell what can be edited in this domain, and nothing else")
@@ -66,7 +66,8 @@ def _invert(
 @encoder
 @generator
 @click.option("--align", is_flag=True, help="photographs: edit each face, aligned as FFHQ's")
-@click.option("--paste", is_flag=True, help="and lay it back into the photograph, which keeps its format")
+@click.option("--paste", is_flag=True, help="and lay it back into the photograph or the film, which keeps its format")
+@click.option("--frames", is_flag=True, help="a folder is the frames of a film, in the order of their names")
 @device
 def _edit(
     pictures: tuple[str, ...],
@@ -79,6 +80,7 @@ def _edit(
     generator: str,
     align: bool,
     paste: bool,
+    frames: bool,
     device: str,
     **options,
 ) -> int:
@@ -93,19 +95,31 @@ def _edit(
     if options["like"]:
         look_for([options["like"]])
     from stx import batch, photographs, pipeline
+    from stx.domains import video
     from stx.files.outputs import claim_output
 
-    paths = pipeline.names_of(pictures)
+    folders = [Path(given) for given in pictures if batch.holds_codes(given)]
+    films = [Path(given) for given in pictures if video.is_film(given) or (frames and Path(given).is_dir())]
+    if films and not paste:
+        raise InputError(f"{films[0]}: a film is edited in place; add --paste")
+    paths = pipeline.names_of([given for given in pictures if Path(given) not in [*folders, *films]])
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
     options["like"] = pipe.invert(options["like"])[:1] if options["like"] else None
     pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
+
+    def edit(ws):
+        return pipe.edit(ws, **options)
+
+    done = batch.edit_codes(pipe, folders, out, edit) if folders else 0
     write = photographs.edit_photos if paste else partial(batch.edit_files, faces=align)
-    failed = write(pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures)
+    failed = write(pipe, paths, out, edit, inputs=pictures) if paths else []
+    failed += photographs.edit_films(pipe, films, out, edit, inputs=pictures)
+    paths += films
     for reason in failed:
         print(f"stx: {reason}", file=sys.stderr)
-    print(f"{len(paths) - len(failed)} of {len(paths)} pictures edited; in {out}")
-    return exit_code(len(failed), len(paths))
+    print(f"{done + len(paths) - len(failed)} of {done + len(paths)} pictures edited; in {out}")
+    return exit_code(len(failed), done + len(paths))
 
 
 def _tell_editable(domain: str, device: str, encoder: str, generator: str) -> int:

@@ -23,7 +23,7 @@ UNCHANGED = 6.0  # levels of 255 by which a crop may differ and still keep half 
 SPREAD = 0.01  # over which that difference is averaged, in crop sides
 MAX_GAIN = 1.5  # of contrast, where colours are matched
 CENTRE, WIDTH = (0.5, 0.55), 0.22  # of the face in its crop, in crop sides: where colours are compared
-KEPT = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif", "HEIF": ".heic"}
+KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}
 BACK = {  # from upright pixels to those that an EXIF orientation stands for
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -158,7 +158,10 @@ class Photo:
     compression: dict
 
     def suffix(self, path: Path) -> str:
-        """Of the file that `save` writes: that of `path` where it says the format; PNG for formats without a mark."""
+        """Of the file that `save` writes: that of `path` where it says the format.
+
+        HEIC comes back as JPEG, formats without EXIF as PNG.
+        """
         known = Image.registered_extensions().get(path.suffix.lower())
         return path.suffix if known == self.format and self.format in KEPT else KEPT.get(self.format, ".png")
 
@@ -199,7 +202,7 @@ def read_photo(path: str | Path) -> Photo:
     """
     rgb = images.read_image(path)
     with Image.open(path) as image:
-        exif, kind = image.getexif(), "JPEG" if image.format == "MPO" else image.format
+        exif, kind = image.getexif(), "JPEG" if image.format in ("MPO", "HEIF") else image.format
         compression = _compression(image)
         upright = ImageOps.exif_transpose(image)
         profile, mode = image.info.get("icc_profile"), upright.mode
@@ -218,7 +221,7 @@ def _compression(image: Image.Image) -> dict:
         image.fp.seek(0)
         lossless = b"VP8L" in image.fp.read(4096)
         return {"lossless": True, "exact": True} if lossless else {"quality": 95}
-    return {"quality": 95} if image.format in ("AVIF", "HEIF") else {}
+    return {"AVIF": {"quality": 95}, "HEIF": {"quality": 95, "subsampling": 0}}.get(image.format, {})
 
 
 def _usable(profile: bytes | None) -> bool:

@@ -17,6 +17,7 @@ from stx.pipeline import Codes, Pipeline, split_codes
 from stx.runtime import batched, batches, progress
 
 MEASURE_BATCH = 64
+SET = 4  # pictures from which distances of sets are told
 BETTER = {
     "L2": "lower",
     "LPIPS-Alex": "lower",
@@ -111,7 +112,10 @@ def measure(
 def summarise(
     table: pd.DataFrame, sets: dict[str, list[np.ndarray]], *, resamples: int = 1000, set_resamples: int = 50, seed=0
 ) -> pd.DataFrame:
-    """One row per metric: value, 95 % bootstrap interval over pictures, and which way is better."""
+    """One row per metric: value, 95 % bootstrap interval over pictures, and which way is better.
+
+    Distances of sets are left out, in words, where there are fewer than `SET` pictures.
+    """
     n = len(table)
     real, inverted = (np.concatenate(sets[name]) for name in ("real", "inverted"))
     patches = [
@@ -124,8 +128,11 @@ def summarise(
     statistics: dict[str, Callable[[np.ndarray], float]] = {
         name: _mean_of(table[name].to_numpy()) for name in BETTER if name in table
     }
-    statistics["SWD"] = swd
-    statistics["FD-VGG16"] = lambda chosen: metrics.frechet_distance(real[chosen], inverted[chosen])
+    if n < SET:
+        print(f"SWD and FD-VGG16 are distances of sets and are left out: {n} pictures, at least {SET}")
+    else:
+        statistics["SWD"] = swd
+        statistics["FD-VGG16"] = lambda chosen: metrics.frechet_distance(real[chosen], inverted[chosen])
     rows = []
     for name, statistic in progress(statistics.items(), desc="bootstrap", unit="metric"):
         times = set_resamples if name in ("SWD", "FD-VGG16") else resamples

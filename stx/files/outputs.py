@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -110,11 +110,14 @@ def photo_owner(source: Path) -> str:
 class Names:
     """Names of outputs, each given out once, also where upper and lower case are the same.
 
-    taken: names that are in use, with their owners (see `reserve`).
+    taken: names that are in use, with their owners (see `reserve`). endings: what is written for one name, as in
+    `NAME` and `NAME_pair`.
     """
 
-    def __init__(self, taken: Iterable[tuple[str, str]] = ()):
-        self._owners = {name.casefold(): owner for name, owner in taken}
+    def __init__(self, taken: Iterable[tuple[str, str]] = (), *, endings: Sequence[str] = ("",)):
+        self._endings, self._owners = endings, {}
+        for name, owner in taken:
+            self._give(name, owner)
 
     def reserve(self, wanted: str, owner: str) -> str:
         """`wanted`, cut where a file system would not take it, or with the first free number: `wanted-2`, ...
@@ -123,11 +126,14 @@ class Names:
         """
         name = base = _cut(wanted)
         number = 1
-        while self._owners.get(name.casefold(), owner) != owner:
+        while any(self._owners.get(f"{name}{ending}".casefold(), owner) != owner for ending in self._endings):
             number += 1
             name = f"{base}-{number}"
-        self._owners[name.casefold()] = owner
+        self._give(name, owner)
         return name
+
+    def _give(self, name: str, owner: str) -> None:
+        self._owners |= {f"{name}{ending}".casefold(): owner for ending in self._endings}
 
 
 def photos_in(folder: Path) -> Names:
@@ -215,6 +221,13 @@ def _is_photo(file: Path) -> bool:
         return str(image.getexif().get(PHOTO_MARK, "")).split(" ")[0] == "stx"
 
 
+def _is_film(file: Path) -> bool:
+    import av  # here: not everybody has it
+
+    with av.open(str(file)) as film:
+        return {key.lower(): value for key, value in film.metadata.items()}.get("comment") == "stx"
+
+
 def _is_shard(file: Path) -> bool:
     if file.name == "model.safetensors":
         return _beside_config(file)
@@ -238,7 +251,8 @@ _READERS = {
     ".pt": _is_export,
     ".pth": _is_export,
     ".png": _is_png,
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"), _is_photo),
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".avif"), _is_photo),
+    **dict.fromkeys((".mp4", ".mov", ".mkv"), _is_film),
     ".pdf": lambda file: b"/Creator (stx " in file.read_bytes(),
     ".json": _is_record,
     ".csv": _beside_table,
