@@ -145,7 +145,9 @@ def mean_interval(
 
     For a share of pictures, `share_interval`.
     """
-    return float(values.mean()), *_percentiles(np.mean, values, resamples=resamples, seed=seed)
+    mean = float(values.mean())
+    low, high = _percentiles(np.mean, values, resamples=resamples, seed=seed)
+    return mean, min(low, mean), max(high, mean)  # of one picture all are its number, but for rounding
 
 
 def stratified_interval(

@@ -322,7 +322,7 @@ def _arrays(picture) -> list[np.ndarray]:
     return [array]
 
 
-def check_fit(generator: Generator, encoder: nn.Module, domain: datasets.Domain) -> None:
+def check_fit(generator: nn.Module, encoder: nn.Module, domain: datasets.Domain) -> None:
     """Raises `WeightsError` when networks of different sizes are combined."""
     if not isinstance(generator, Generator):
         raise WeightsError(f"a {type(generator).__name__} is no generator of pictures")

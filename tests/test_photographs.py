@@ -79,21 +79,20 @@ def test_the_photograph_itself_and_what_others_made_are_never_replaced(photos, t
     assert (photos / "two.jpg").read_bytes() == before == (tmp_path / "taken" / "two.jpg").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def clip():
+def clip() -> list[Image.Image]:
     """A portrait that moves and turns; 16 frames."""
-    photo = Image.open(ASTRONAUT).convert("RGB")
+    photo, made = Image.open(ASTRONAUT).convert("RGB"), []
     for i in range(16):
         turned = photo.rotate(6 * np.sin(i / 4), Image.Resampling.BICUBIC, center=(224, 120))
-        yield turned.crop((90, 0, 360, 270)).transform(
-            (270, 270), Image.Transform.AFFINE, (1, 0, 6 * np.cos(i / 5), 0, 1, 0.7 * i), Image.Resampling.BICUBIC
-        )
+        shift = (1, 0, 90 + 6 * np.cos(i / 5), 0, 1, 0.7 * i)
+        made.append(turned.transform((270, 270), Image.Transform.AFFINE, shift, Image.Resampling.BICUBIC))
+    return made
 
 
-def test_a_film_is_edited_steadily(clip, tmp_path, pipe, capsys):
+def test_a_film_is_edited_steadily(tmp_path, pipe):
     """A folder of frames: the face changes in each, the rest stays, and it flickers less than frame by frame."""
     (tmp_path / "clip").mkdir()
-    for i, frame in enumerate(clip):
+    for i, frame in enumerate(clip()):
         frame.save(tmp_path / "clip" / f"{i:03d}.png")
     before = [images.read_image(path) for path in sorted((tmp_path / "clip").iterdir())]
     faces = video.steady(video.follow(align.find_faces(frame) for frame in before))
@@ -104,4 +103,4 @@ def test_a_film_is_edited_steadily(clip, tmp_path, pipe, capsys):
     assert all(d[60:150, 100:170].mean() > 0.2 and d[230:].mean() < 0.02 for d in different)
     alone = list(photographs.edit_film(pipe, tmp_path / "clip", lambda ws: pipe.edit(ws, add=["sefa:0"]), smooth=0))
     steady, jumping = photographs.flicker(after, faces), photographs.flicker(alone, faces)
-    assert photographs.flicker(before, faces) < steady < jumping
+    assert steady < jumping / 2  # 0.007 and 0.048

@@ -6,13 +6,15 @@ import torch
 from PIL import Image
 
 import stx
-from stx import cli, pipeline
+from stx import batch, cli, pipeline
+from stx.baselines import optimisation
 from stx.baselines.directions import Directions
 from stx.batch import load_codes
 from stx.checkpoints import weights
 from stx.domains import images
 from stx.files import places
-from stx.files.errors import DomainError, EditError, InputError, WeightsError
+from stx.files.errors import DomainError, EditError, ImageError, InputError, WeightsError
+from stx.inversion import InversionLoss
 from stx.stylegan2.networks import Generator
 from tests.conftest import SIZE
 
@@ -101,6 +103,35 @@ def test_what_is_not_there_is_told_with_what_is(pipe, options, told):
 def test_directions_of_another_generator_are_not_listed(pipe, home):
     weights.save(Directions(count=1, tokens=1, w_dim=7), home / "directions-wide", dtype=torch.float32)
     assert "wide" not in {e.name for e in pipe.editable()}
+
+
+class SquaredError(torch.nn.Module):
+    def forward(self, a, b):
+        return (a - b).square().mean((1, 2, 3))
+
+
+def test_a_tuned_generator_is_loaded_by_name(home, photos, pipe):
+    """Pivotal tuning gives a generator that is saved, loaded, drawn with and edited as any other."""
+    image = pipe.images(photos / "00.png")
+    loss = InversionLoss(SquaredError(), None)
+    ws = pipe.invert(image)
+    found = optimisation.tune(pipe.generator, loss, image, ws, steps=3, lr=1e-3, enough=0.0)
+    weights.save(found.generators[0], home / "tuned-anna", dtype=torch.float32)
+    anna = stx.load(photos, folder=home, device="cpu", generator="tuned-anna")
+    torch.testing.assert_close(anna.synthesize(ws), found.image)
+    assert not torch.equal(anna.synthesize(ws), pipe.synthesize(ws))
+    assert anna.synthesize(anna.edit(ws, add=["sefa:0"])).shape == (1, 3, SIZE, SIZE)
+    with pytest.raises(WeightsError, match="a StyleTransformer is no generator"):
+        stx.load(photos, folder=home, device="cpu", generator="style_transformer")
+
+
+def test_pictures_of_anybody_take_the_place_of_test_pictures(pipe, photos, tmp_path):
+    whole, one = pipe.domain.test(5, photos), pipe.domain.test(5, photos / "03.png")
+    assert list(whole.names) == [f"{i:02d}.png" for i in range(5)] and whole.labels is None
+    assert one.batch([0]).shape == (1, 3, SIZE, SIZE) and len(one) == 1
+    assert list(pipe.domain.test(2).names) == list(pipe.domain.split("test", 2).names)
+    with pytest.raises(ImageError, match="no such folder"):
+        pipe.domain.test(5, tmp_path / "nothing")
 
 
 def test_installed_without_its_repository_stx_says_where_weights_come_from(tmp_path, monkeypatch, capsys):
@@ -248,3 +279,18 @@ def test_invert_command_without_pictures(command, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert command(tmp_path / "empty") == 2
     assert "no pictures in this folder" in capsys.readouterr().err
+
+
+def test_codes_of_a_folder_are_edited_without_inverting_again(pipe, photos, tmp_path):
+    """What `stx invert` wrote is what `stx edit` takes; a picture called as another's pair gets a name of its own."""
+    images.save_image(images.read_image(photos / "00.png"), photos / "00_pair.png")
+    batch.invert_files(pipe, sorted(photos.glob("00*.png")), tmp_path / "codes")
+    made = {p.name for p in (tmp_path / "codes").glob("*.png")}
+    assert made == {"00.png", "00_pair.png", "00_pair-2.png", "00_pair-2_pair.png"}
+    assert batch.holds_codes(tmp_path / "codes") and not batch.holds_codes(photos)
+    names, ws = batch.load_codes(tmp_path / "codes")
+    count = batch.edit_codes(pipe, [tmp_path / "codes"], tmp_path / "out", lambda ws: pipe.edit(ws, add=["sefa:1"]))
+    assert count == 2 and {p.stem for p in (tmp_path / "out").glob("*.png")} == set(names)
+    expected = images.to_uint8(pipe.synthesize(pipe.edit(ws, add=["sefa:1"])))
+    for name, picture in zip(names, expected, strict=True):
+        assert (images.read_image(tmp_path / "out" / f"{name}.png") == picture).all()

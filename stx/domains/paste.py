@@ -64,6 +64,11 @@ def paste(photo: UInt8[np.ndarray, "h w 3"], patches: Sequence[Patch]) -> UInt8[
     return result
 
 
+def mask(square: Float[np.ndarray, "4 2"], photo: tuple[int, ...]) -> Float[np.ndarray, "h w"]:
+    """How much of a pasted face each pixel of a photo of that shape shows: 1 inside, fading to 0 at its border."""
+    return _mask(square, np.zeros(2, int), np.array(photo[1::-1]))
+
+
 def match_colours(
     edited: UInt8[np.ndarray, "size size 3"],
     inversion: UInt8[np.ndarray, "size size 3"],

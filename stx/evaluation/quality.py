@@ -114,7 +114,7 @@ def summarise(
 ) -> pd.DataFrame:
     """One row per metric: value, 95 % bootstrap interval over pictures, and which way is better.
 
-    Distances of sets are left out, in words, where there are fewer than `SET` pictures.
+    Distances of sets are left out, in words, where there are fewer than `SET` pictures; one picture has no interval.
     """
     n = len(table)
     real, inverted = (np.concatenate(sets[name]) for name in ("real", "inverted"))
@@ -136,7 +136,7 @@ def summarise(
     rows = []
     for name, statistic in progress(statistics.items(), desc="bootstrap", unit="metric"):
         times = set_resamples if name in ("SWD", "FD-VGG16") else resamples
-        low, high = metrics.bootstrap(statistic, n, resamples=times, seed=seed)
+        low, high = metrics.bootstrap(statistic, n, resamples=times, seed=seed) if n > 1 else (np.nan, np.nan)
         rows.append([name, statistic(np.arange(n)), low, high, BETTER[name]])
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "better"])
 

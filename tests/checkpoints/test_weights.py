@@ -5,6 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from stx import cli
 from stx.checkpoints import weights
 from stx.files.errors import WeightsError
 from stx.files.places import data_dir
@@ -137,3 +138,19 @@ def test_shipped_networks_remember_what_they_were_made_with(path):
     args = json.loads(path.read_text())["args"]
     config = weights.load(path.parent).config  # newer than some files: it may have more
     assert {name: config[name] for name in args} == args
+
+
+def test_weights_are_told_by_domain(home, tmp_path, monkeypatch, capsys):
+    """What is missing has every file that would give it, with an address to click on; `--domain` tells of one."""
+    monkeypatch.setenv("STX_DATA", str(tmp_path))
+    (tmp_path / "home").rename(tmp_path / "mine")
+    assert cli.main(["weights"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["mine", "ffhq", "cars"]
+    at = lines.index(next(line for line in lines if line.split()[:1] == ["generator"] and "missing" in line))
+    assert lines[at].endswith("missing, one of") and "https://github.com/rosinality/stylegan2-pytorch" in "".join(lines)
+    assert max(map(len, lines)) < 150
+    assert cli.main(["weights", "--domain", "cars"]) == 0
+    assert capsys.readouterr().out.startswith("cars\n")
+    assert cli.main(["weights", "--domain", "boats"]) == 2
+    assert "mine, ffhq, cars" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_an_edit_of_every_pixel_lands_where_it_was_made(portrait):
     photo, (face, *_) = portrait
     negative, square = 255 - photo, align.square(face, photo.shape, 1024)
     patch = paste.Patch(square, align.align(photo, face, 1024), align.align(negative, face, 1024))
-    found, mask = paste.paste(photo, [patch]), paste._mask(square, np.zeros(2, int), np.array(photo.shape[1::-1]))
+    found, mask = paste.paste(photo, [patch]), paste.mask(square, photo.shape)
     assert psnr(found[mask > 0.999], negative[mask > 0.999]) > 37
     assert (found[mask == 0] == photo[mask == 0]).all()
 
