@@ -17,10 +17,11 @@ from stx.domains.align import Face
 from stx.files.errors import ImageError
 from stx.files.outputs import Names, claim_files, claim_output, lock_output, photo_owner, photos_in
 from stx.perception.lpips import load_lpips
-from stx.pipeline import Codes, Pipeline
+from stx.pipeline import Codes, Pipeline, split_codes
 from stx.runtime import progress
 
 COLOURS = 8.0  # frames: deviation of the Gaussian over which colour shifts are averaged
+DRAWN_SIDE = 2048  # pixels of all faces that are drawn at a time, side by side
 LOOKED_AT = 256  # side of the crops whose flicker is measured
 Edit = Callable[[Tensor], Codes]
 
@@ -35,12 +36,18 @@ def edit_photo(pipe: Pipeline, photo: paste.Photo, edit: Edit, *, name: str = "p
         raise ImageError(f"{name}: no face found; use a photo with a larger, frontal face")
     crops = [align.align(photo.rgb, face, size) for face in faces]
     ws = pipe.invert(crops)
-    drawn = zip(*(images.to_uint8(pipe.synthesize(codes)) for codes in (edit(ws), ws)), strict=True)
+    drawn = zip(*(_drawn(pipe, codes) for codes in (edit(ws), ws)), strict=True)
     patches = [
         paste.Patch(align.square(face, photo.rgb.shape, size), crop, paste.match_colours(edited, inverted, crop))
         for face, crop, (edited, inverted) in zip(faces, crops, drawn, strict=True)
     ]
     return photo.paste(patches)
+
+
+def _drawn(pipe: Pipeline, codes: Codes) -> np.ndarray:
+    """The pictures of codes in 8 bits, few at a time: a crowd at 1024 pixels would not fit into memory."""
+    parts = split_codes(codes, max(DRAWN_SIDE // pipe.domain.resolution, 1))
+    return np.concatenate([images.to_uint8(pipe.synthesize(part)) for part in parts])
 
 
 def edit_photos(
