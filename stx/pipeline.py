@@ -247,7 +247,8 @@ class Pipeline:
         """What strength 1 of a direction adds to a code; None for the name of an attribute."""
         kind, _, number = name.partition(":")
         if kind not in FITTED and f"directions-{kind}" not in self.present():
-            if "matched_pairs" in self.present() or name in self.domain.attributes:
+            labelled = "matched_pairs" in self.present()
+            if name in (self._editors[0].attributes if labelled else self.domain.attributes):
                 return None
             raise EditError(self._unknown(name))
         net = self._directions(kind)
@@ -258,7 +259,8 @@ class Pipeline:
 
     def _unknown(self, name: str) -> str:
         known = {e.name: e.count for e in self.editable()}
-        near = difflib.get_close_matches(name.partition(":")[0].lower(), known, n=1)
+        lower = {k.lower(): k for k in known}
+        near = [lower[k] for k in difflib.get_close_matches(name.partition(":")[0].lower(), lower, n=1, cutoff=0.45)]
         there = (f"{k}:0 to {k}:{n - 1}" if n > 1 and k != "stylespace" else k for k, n in known.items())
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"nothing called {name!r} to edit{hint}; there is: {', '.join(there)}".replace(

@@ -11,7 +11,7 @@ from stx.baselines import optimisation
 from stx.baselines.directions import Directions
 from stx.batch import load_codes
 from stx.checkpoints import weights
-from stx.domains import images
+from stx.domains import avatars, images
 from stx.files import places
 from stx.files.errors import DomainError, EditError, ImageError, InputError, WeightsError
 from stx.inversion import InversionLoss
@@ -123,6 +123,22 @@ def test_a_tuned_generator_is_loaded_by_name(home, photos, pipe):
     assert anna.synthesize(anna.edit(ws, add=["sefa:0"])).shape == (1, 3, SIZE, SIZE)
     with pytest.raises(WeightsError, match="a StyleTransformer is no generator"):
         stx.load(photos, folder=home, device="cpu", generator="style_transformer")
+
+
+def test_a_generator_is_tuned_edited_and_exported_on_the_command_line(tmp_path, capsys):
+    Image.fromarray(avatars.draw(next(iter(avatars.sample("test"))))).save(tmp_path / "anna.png")
+    words = ["tune", str(tmp_path / "anna.png"), "--steps", "3", "--out", str(tmp_path / "nets"), "--device", "cpu"]
+    assert cli.main(words) == 0
+    tuned = str(tmp_path / "nets" / "tuned-anna")
+    words = ["edit", str(tmp_path / "nets" / "codes-anna"), "--add", "Smiling", "--generator", tuned, "--device", "cpu"]
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert images.read_image(tmp_path / "out" / "anna.png").shape == (64, 64, 3)
+    anna, plain = stx.load("avatars", device="cpu", generator=tuned), stx.load("avatars", device="cpu")
+    image, ws = plain.images(tmp_path / "anna.png"), batch.load_codes(tmp_path / "nets" / "codes-anna")[1]
+    nearer, before = ((pipe.reconstruct(ws) - image).square().mean() for pipe in (anna, plain))
+    assert nearer < before
+    words = ["export", str(tmp_path / "nets"), "--to", "rosinality", "--generator", "tuned-anna"]
+    assert cli.main([*words, "--out", str(tmp_path / "anna.pt")]) == 0
 
 
 def test_pictures_of_anybody_take_the_place_of_test_pictures(pipe, photos, tmp_path):

@@ -1,10 +1,10 @@
-"""Commands for networks: `stx train`, `weights`, `convert`, `export`."""
+"""Commands for networks: `stx train`, `tune`, `weights`, `convert`, `export`."""
 
 from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, command, device, generator, own
+from stx.cli.words import COUNT, FOLDER, command, device, generator, look_for, own
 from stx.files.errors import InputError
 
 
@@ -119,6 +119,46 @@ def _history(folder: Path, log, more: int | None):
     return continued(read_table(folder / "log.csv", numbers=["step"]), log)
 
 
+@command("tune", "Tune a copy of the generator until it draws a picture from its code (PTI).")
+@click.argument("picture")
+@click.option("--name", help="of the generator, tuned-NAME, and its code, codes-NAME (default: the picture's)")
+@click.option("--domain", default="avatars", show_default=True, help="avatars, ffhq, cars or a folder of pictures")
+@click.option("--encoder", default="style_transformer", show_default=True, help="its folder; it finds the code")
+@click.option("--align", is_flag=True, help="a photograph: its largest face, aligned as FFHQ's")
+@click.option("--steps", type=COUNT, default=350, show_default=True, help="updates at most")
+@click.option("--out", type=FOLDER, metavar="DIR", help="gets both (default: data/DOMAIN)")
+@device
+def _tune(
+    picture: str, name: str | None, domain: str, encoder: str, align: bool, steps: int, out: Path | None, device: str
+) -> int:
+    look_for([picture])
+    import torch
+
+    from stx import batch, pipeline
+    from stx.baselines import optimisation
+    from stx.checkpoints import weights
+    from stx.domains import align as faces
+    from stx.files.checksums import fingerprint
+    from stx.files.outputs import claim_networks
+    from stx.files.places import safe_name
+    from stx.inversion import InversionLoss
+    from stx.perception.lpips import load_lpips
+
+    pipe = pipeline.load(domain, device=device, encoder=encoder)
+    out, name = out or pipe.folder, safe_name(name or Path(picture).stem)
+    claim_networks([out / f"tuned-{name}"])
+    given = faces.faces_in(picture, pipe.domain.resolution, device=pipe.device)[:1] if align else [picture]
+    image = pipe.images(given)[:1]
+    ws, loss = pipe.invert(image), InversionLoss(load_lpips("alex", pipe.device), None)
+    enough = 0.0 if domain == "avatars" else 0.06  # the public code's suits photographs; cartoons are under it before
+    found = optimisation.tune(pipe.generator, loss, image, ws, steps=steps, enough=enough, view=pipe.domain.view)
+    notes = {"kind": "tuned (PTI)", "file": Path(picture).name, "steps": len(found.losses)}
+    weights.save(found.generators[0], out / f"tuned-{name}", notes=notes, dtype=torch.float32)
+    batch.save_codes(out / f"codes-{name}", {name: ws[0].cpu()}, Path(picture), fingerprint(found.generators[0]))
+    print(f"{out / f'tuned-{name}'}: `stx edit {out / f'codes-{name}'} --generator tuned-{name}` edits its picture")
+    return 0
+
+
 @command("weights", "What is in data/, what is missing and where it is published.")
 @click.option("--domain", metavar="NAME", help="tell of this one alone")
 def _weights(domain: str | None) -> int:
@@ -131,9 +171,9 @@ def _weights(domain: str | None) -> int:
     for name, rows in table.groupby("domain", sort=False):
         print(f"{name}")
         for row in rows[rows["state"] != "missing"].itertuples():
-            print(f"  {row.network:32} {row.state}  ({row.source})")
+            print(f"  {row.network:36} {row.state}  ({row.source})")
         for network, ways in rows[rows["state"] == "missing"].groupby("network", sort=False):
-            print(f"  {network:32} missing" + (", one of" if len(ways) > 1 else ""))
+            print(f"  {network:36} missing" + (", one of" if len(ways) > 1 else ""))
             for way in ways["source"]:
                 print(f"      {way}")
     return 0 if not table["state"].str.startswith("damaged").any() else 1

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from stx.domains import images
 from stx.files.atomic import atomic_write
-from stx.files.outputs import claim_files, mark_photo
+from stx.files.outputs import ORIENTATION, claim_files, mark_photo
 
 MARGIN, FEATHER = 0.02, 0.15  # of a crop's border: left out, and faded over, in crop sides
 UNCHANGED = 6.0  # levels of 255 by which a crop may differ and still keep half of the photograph's own detail
@@ -33,7 +33,6 @@ BACK = {  # from upright pixels to those that an EXIF orientation stands for
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from stx.files.untrusted import one_line
 
 LOCK = ".stx.lock"
 PHOTO_MARK = 0x000B  # EXIF's ProcessingSoftware, by which photographs with edited faces are known
+ORIENTATION = 0x0112  # EXIF's
 MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
 RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folder of codes; others say `made_by`
     {"commit", "made", "parameters"},
@@ -96,7 +97,10 @@ def mark_photo(exif: Image.Exif, source: Path) -> Image.Exif:
     A path would tell whoever gets the photograph where it lay; the preview of the file shows what was there before.
     """
     marked = Image.Exif()
-    marked.load(exif.tobytes())
+    try:
+        marked.load(exif.tobytes())
+    except Exception:  # cameras write EXIF that cannot be written again: then only which way is up stays
+        marked[ORIENTATION] = exif.get(ORIENTATION, 1)
     marked[PHOTO_MARK] = f"stx {photo_owner(source)}"
     marked._ifds.pop(ExifTags.IFD.IFD1, None)
     return marked
