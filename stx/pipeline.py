@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stx import label_editing
-from stx.baselines.directions import Directions
+from stx.baselines.directions import Directions, TokenMaps
 from stx.checkpoints import weights
 from stx.domains import datasets, images
 from stx.encoder import Encoder
@@ -136,7 +136,7 @@ class Pipeline:
             raise EditError(f"until a probability of {until}: expected one between 0 and 1")
         for name, target in [*((name, 1.0) for name in add), *((name, 0.0) for name in remove)]:
             if f"directions-{name.partition(':')[0]}" in self.present():
-                ws = ws + (strength if target else -strength) * self._direction(name)
+                ws = ws + (strength if target else -strength) * self._moves(name, ws)
                 continue
             matched, reader = self._editors
             k = label_editing.position(name, matched.attributes)
@@ -160,18 +160,25 @@ class Pipeline:
         name: of the file they came from, without its ending. Raises `WeightsError` for unknown ones, `InputError` with
         both shapes for those of another generator.
         """
-        net = self.network(f"directions-{name}")
+        net = self._converted(name)
         if not isinstance(net, Directions):
             raise WeightsError(f"{self.folder}/directions-{name}: a {type(net).__name__}, not directions")
-        net.check_fit(self.generator)
         return net.directions.expand(-1, self.generator.num_ws, -1)
 
-    def _direction(self, name: str) -> Float[Tensor, "1 num_ws w_dim"]:
+    def _converted(self, name: str) -> Directions | TokenMaps:
+        net = self.network(f"directions-{name}")
+        if not isinstance(net, Directions | TokenMaps):
+            raise WeightsError(f"{self.folder}/directions-{name}: a {type(net).__name__}, not directions")
+        net.check_fit(self.generator)
+        return net
+
+    def _moves(self, name: str, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b num_ws w_dim"]:
+        """What a converted edit adds to codes at strength 1; ":2" behind its name is the third of a file."""
         file, _, number = name.partition(":")
-        found = self.directions(file)
-        if not (number or "0").isdecimal() or int(number or 0) >= len(found):
-            raise EditError(f"{name}: {file} has the directions 0 to {len(found) - 1}")
-        return found[int(number or 0)][None]
+        net = self._converted(file)
+        if not (number or "0").isdecimal() or int(number or 0) >= net.count:
+            raise EditError(f"{name}: {file} has the directions 0 to {net.count - 1}")
+        return net.moves(ws, int(number or 0))
 
     @cached_property
     def _editors(self) -> tuple[nn.Module, nn.Module]:

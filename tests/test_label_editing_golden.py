@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stx.checkpoints import convert
+from stx.checkpoints import editors
 from stx.domains import images
 from stx.latent_classifier import LatentClassifier, calibrate, calibration_error
 from stx.perception.identity import face_crop
@@ -25,7 +25,7 @@ def lcnet(prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def classifier(prefix: str = ""):
-    net = convert._latent_classifier(lcnet(prefix), "lcnet_40")
+    net = editors.latent_classifier(lcnet(prefix), "lcnet_40")
     return net.eval().requires_grad_(False)
 
 

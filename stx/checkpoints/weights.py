@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from stx.baselines.directions import Directions
+from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
 from stx.checkpoints.tensors import Sparing, check_state
@@ -51,6 +51,7 @@ NETWORKS = {
     "reference_editor": ReferenceEditor,
     "matched_pairs": MatchedPairs,
     "directions": Directions,
+    "token_maps": TokenMaps,
 }
 
 FROM_PUBLIC = "or convert a public file (`stx weights` lists them)"

@@ -143,7 +143,8 @@ def _convert(file: Path, to: str, out: Path) -> int:
 
     found = convert.read(file)
     directions.check_fit(found, out)
-    named = {f"{name}-{file.stem}" if name == "directions" else name: net for name, net in found.networks.items()}
+    stem = file.stem.removesuffix(".pth")  # public code names files .pth.tar
+    named = {f"{name}-{stem}" if name == "directions" else name: net for name, net in found.networks.items()}
     claim_networks(out / name for name in named)  # a domain has many directions
     for name, net in named.items():
         notes = {"kind": found.kind, "file": file.name, "sha256": sha256(file), **found.notes}
