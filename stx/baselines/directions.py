@@ -37,9 +37,18 @@ class Directions(Configured, nn.Module):
                 f"directions of {tokens} x {w_dim} do not fit codes of {generator.num_ws} x {generator.w_dim}"
             )
 
+    @classmethod
+    def of(cls, directions: Float[np.ndarray, "count w_dim"], *, mean=0.0, std=1.0) -> "Directions":
+        """Directions in W that were fitted, as a network that can be saved."""
+        count, w_dim = directions.shape
+        net = cls(count=count, tokens=1, w_dim=w_dim)
+        for buffer, given in ((net.directions, directions[:, None]), (net.mean, mean), (net.std, std)):
+            buffer.copy_(torch.as_tensor(np.asarray(given)).expand_as(buffer))
+        return net
+
     def moves(self, ws: Float[Tensor, "b num_ws w_dim"], index: int = 0) -> Float[Tensor, "b num_ws w_dim"]:
-        """What direction `index` adds to codes at strength 1: the same to each of them."""
-        return self.directions[index].expand_as(ws)
+        """What direction `index` adds to codes at strength 1, a standard deviation of GANSpace's: the same to each."""
+        return (self.std[index] * self.directions[index]).expand_as(ws)
 
 
 class TokenMaps(Configured, nn.Module):
@@ -190,3 +199,25 @@ class GANSpace:
         edited = ws.clone()
         edited[:, tokens] += strength * step
         return edited
+
+
+COMPONENTS, SAMPLES = 80, 10_000  # of GANSpace where they are fitted on request: the public code's number, and codes
+
+
+@torch.no_grad()
+def sefa(generator: Generator) -> Directions:
+    """All of SeFa's directions of a generator, on the CPU; strength is a length in W."""
+    return Directions.of(SeFa().fit(generator).directions_)
+
+
+@plainly
+def ganspace(generator: Generator) -> Directions:
+    """The first 80 of GANSpace's components, or all there are, of 10,000 random codes; on the CPU, with deviations."""
+    z = torch.randn(SAMPLES, generator.w_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        w = torch.cat([generator.mapping(part.to(generator.latent_avg)) for part in z.split(1000)]).cpu().numpy()
+    found = GANSpace(components=min(COMPONENTS, generator.w_dim)).fit(w)
+    return Directions.of(found.directions_, mean=found.mean_, std=found.std_)
+
+
+FITTED = {"sefa": sefa, "ganspace": ganspace}  # what needs no labels and no file

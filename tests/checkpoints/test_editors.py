@@ -44,7 +44,9 @@ def test_latent_transformer_from_file_to_edited_codes(tmp_path, monkeypatch):
     assert cli.main(["convert", str(tmp_path / "tnet_15.pth.tar"), "--out", str(networks)]) == 0
     for name in ("generator", "style_transformer"):
         (networks / name).symlink_to(pipe.folder / name)
-    edited = pipeline.load("avatars", device="cpu", folder=networks).edit(ws, remove=["tnet_15"], strength=0.5)
+    other = pipeline.load("avatars", device="cpu", folder=networks)
+    assert [found.unit for found in other.editable() if found.name == "tnet_15"] == ["a whole edit"]
+    edited = other.edit(ws, remove=["tnet_15"], strength=0.5)
     torch.testing.assert_close(edited, public_edit(state, ws, -0.5), rtol=1e-5, atol=1e-5)
 
 
