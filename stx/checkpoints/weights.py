@@ -18,6 +18,7 @@ from stx.baselines.directions import Directions
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
 from stx.checkpoints.tensors import Sparing, check_state
+from stx.detail.features import FeatureEditor, FeatureEncoder
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import sha256
@@ -51,6 +52,8 @@ NETWORKS = {
     "reference_editor": ReferenceEditor,
     "matched_pairs": MatchedPairs,
     "directions": Directions,
+    "feature_encoder": FeatureEncoder,
+    "feature_editor": FeatureEditor,
 }
 
 FROM_PUBLIC = "or convert a public file (`stx weights` lists them)"
