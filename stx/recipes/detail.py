@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stx.detail.features import FeatureEditor, FeatureEncoder
+from stx.detail.hfgi import HFGI
 from stx.detail.kept import Detail, Edit
+from stx.detail.offsets import HyperStyle
 from stx.detail.training import DetailTask
 from stx.domains.datasets import Domain
 from stx.encoder import Encoder
@@ -21,7 +23,12 @@ from stx.recipes.groups import Training, group, run
 from stx.runtime import plainly
 from stx.stylegan2.networks import Generator
 
-DETAIL: dict[str, type[Detail]] = {"features": FeatureEncoder, "feature_editor": FeatureEditor}
+DETAIL: dict[str, type[Detail]] = {
+    "features": FeatureEncoder,
+    "feature_editor": FeatureEditor,
+    "hfgi": HFGI,
+    "hyperstyle": HyperStyle,
+}
 BEGINS_WITH = {"feature_editor": "features"}  # phase two begins with the weights of phase one
 MIXED = 0.25  # share of practice edits that are mixed styles, where a domain has matched pairs
 STRENGTHS = 0.5, 1.5  # of practice edits
