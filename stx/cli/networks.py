@@ -47,7 +47,7 @@ def _train(
         given["steps"] = more
     from stx.baselines.registry import COMPARED, METHODS, add_own
     from stx.checkpoints import weights
-    from stx.detail.kept import FOLDER as DETAIL_FOLDER
+    from stx.detail.registry import FOLDER as DETAIL_FOLDER
     from stx.domains import datasets
     from stx.files.outputs import claim_networks, claim_output
     from stx.files.places import data_dir
@@ -117,8 +117,7 @@ def _train_encoder(
 def _train_detail(world, home: Path, run: Path, device: str, method: str, given: dict, record: dict):
     from stx import recipes
     from stx.checkpoints import weights
-    from stx.detail.kept import FOLDER
-    from stx.recipes.detail import BEGINS_WITH
+    from stx.detail.registry import FOLDER, named
 
     def found(name: str):
         return weights.load(home / name, device) if (home / name / "config.json").is_file() else None
@@ -126,7 +125,7 @@ def _train_detail(world, home: Path, run: Path, device: str, method: str, given:
     recipe = recipes.DetailRecipe(method=method, **given)
     record["parameters"] |= {"method": recipe.method, "steps": recipe.steps, "batch": recipe.batch}
     generator, encoder = (weights.load(home / name, device) for name in ("generator", "style_transformer"))
-    options = {"identity": found("identity"), "start": found(f"{FOLDER}/{BEGINS_WITH.get(method, method)}")}
+    options = {"identity": found("identity"), "start": found(f"{FOLDER}/{named(method).begins_with or method}")}
     edit = recipes.practice_edits(found("matched_pairs"), found("picture_classifier"))
     net, log = recipes.train_detail(world, generator, encoder, recipe, run, edit=edit, device=device, **options)
     return {method: net}, log, recipe.steps

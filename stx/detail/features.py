@@ -102,7 +102,7 @@ class FeatureEditor(FeatureEncoder):
     """
 
     def __init__(
-        self, *, side: int, layer: str, channels: int, width: int = 48, units: int = 2, editor_width: int = 48
+        self, *, side: int, layer: str, channels: int, width: int = 32, units: int = 2, editor_width: int = 32
     ):
         super().__init__(side=side, layer=layer, channels=channels, width=width, units=units)
         self.editor = nn.Sequential(

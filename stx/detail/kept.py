@@ -10,6 +10,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,7 +22,6 @@ from stx.files.outputs import claim_files
 from stx.files.untrusted import one_line
 from stx.stylegan2.networks import Generator
 
-FOLDER = "detail"  # in a domain's folder: networks that keep what codes lose
 Kept = dict[str, Tensor]  # what a method keeps of pictures, by name; the first axis of each is the picture
 Pair = tuple[Tensor, Tensor]  # what should be drawn, and what was
 Edit = Callable[[Tensor], Tensor]  # codes to edited codes
@@ -132,6 +132,13 @@ class Inversion:
         with atomic_write(Path(path)) as part:
             own = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
             safetensors.torch.save_file(own, part, metadata={"made_by": "stx", "method": self.method})
+
+
+def joined(parts: Sequence[Inversion]) -> Inversion:
+    """Inversions by one method as one."""
+    kept = {name: torch.cat([part.kept[name] for part in parts]) for name in parts[0].kept}
+    edited = None if parts[0].edited is None else torch.cat([part.edited for part in parts])
+    return replace(parts[0], ws=torch.cat([part.ws for part in parts]), kept=kept, edited=edited)
 
 
 def load_inversion(path: str | Path, method: Callable[[str], Detail], device: str = "cpu") -> Inversion:

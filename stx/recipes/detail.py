@@ -7,10 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from stx.detail.features import FeatureEditor, FeatureEncoder
-from stx.detail.hfgi import HFGI
 from stx.detail.kept import Detail, Edit
-from stx.detail.offsets import HyperStyle
+from stx.detail.registry import TRAINED
 from stx.detail.training import DetailTask
 from stx.domains.datasets import Domain
 from stx.encoder import Encoder
@@ -23,13 +21,6 @@ from stx.recipes.groups import Training, group, run
 from stx.runtime import plainly
 from stx.stylegan2.networks import Generator
 
-DETAIL: dict[str, type[Detail]] = {
-    "features": FeatureEncoder,
-    "feature_editor": FeatureEditor,
-    "hfgi": HFGI,
-    "hyperstyle": HyperStyle,
-}
-BEGINS_WITH = {"feature_editor": "features"}  # phase two begins with the weights of phase one
 MIXED = 0.25  # share of practice edits that are mixed styles, where a domain has matched pairs
 STRENGTHS = 0.5, 1.5  # of practice edits
 
@@ -46,7 +37,10 @@ class DetailTraining(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class DetailRecipe(DetailTraining, LossWeights):
-    """A network that keeps detail and its training. method: one of `DETAIL`. pictures: as `EncoderRecipe`'s."""
+    """A network that keeps detail, and its training.
+
+    method: one of `stx.detail.registry.TRAINED`. pictures: as `EncoderRecipe`'s.
+    """
 
     method: str = "features"
     pictures: int | None = None
@@ -91,18 +85,21 @@ def train_detail(
 ) -> tuple[Detail, pd.DataFrame]:
     """A network that keeps what the codes of a frozen encoder lose, and the log with validation losses.
 
-    edit: see `practice_edits`; start: the network that the method begins with (`BEGINS_WITH`). Raises `ValueError` for
-    an unknown method and for pictures that are too small for LPIPS, `WeightsError` without that network.
+    edit: see `practice_edits`; start: the network that the method begins with (`DetailMethod.begins_with`). Raises
+    `ValueError` for an unknown method and for pictures that are too small for LPIPS, `WeightsError` without that
+    network.
     """
     check_size(domain)
-    if recipe.method not in DETAIL:
-        raise InputError(f"unknown method {recipe.method!r}: {', '.join(DETAIL)}")
+    if recipe.method not in TRAINED:
+        raise InputError(f"unknown method {recipe.method!r}: {', '.join(TRAINED)}")
     torch.manual_seed(recipe.seed)
-    net = DETAIL[recipe.method].for_generator(generator, side=max(domain.input_size))
-    begun = recipe.method in BEGINS_WITH
-    if begun:
+    method = TRAINED[recipe.method]
+    net = method.network.for_generator(generator, side=max(domain.input_size))
+    if method.begins_with:
         if start is None:
-            raise WeightsError(f"{recipe.method} begins with {BEGINS_WITH[recipe.method]}, which is not there")
+            raise WeightsError(
+                f"{recipe.method} begins with {method.begins_with}, which is not there: train that first"
+            )
         net.load_state_dict(net.state_dict() | start.state_dict())
     task = DetailTask(
         net=net,
@@ -117,7 +114,7 @@ def train_detail(
     )
     held_out = domain.split("val", validation)
     config = {"domain": domain.name, "generator": fingerprint(generator), "encoder": fingerprint(encoder)}
-    config |= {"pictures seen": task.data.fingerprint(), "start": fingerprint(start) if begun else None}
+    config |= {"pictures seen": task.data.fingerprint(), "start": fingerprint(start) if method.begins_with else None}
     config |= asdict(recipe)
     log = run(
         task, recipe, folder, config, evaluate=lambda step: task.validate(held_out), evaluate_every=evaluate_every
