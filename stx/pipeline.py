@@ -17,12 +17,17 @@ from stx import label_editing
 from stx.baselines import stylespace
 from stx.baselines.directions import COMPONENTS, FITTED, Directions, TokenMaps
 from stx.checkpoints import weights
+from stx.detail import registry as detail
+from stx.detail.kept import Detail, Inversion, joined, load_inversion
+from stx.detail.refinement import refined
 from stx.domains import datasets, images
 from stx.encoder import Encoder
 from stx.files.errors import EditError, InputError, WeightsError
 from stx.files.outputs import is_folder
 from stx.files.places import data_dir
+from stx.inversion import InversionLoss
 from stx.perception.identity import IdentityNet
+from stx.perception.lpips import load_lpips
 from stx.runtime import pick_device, plain_torch
 from stx.stylegan2.networks import Generator
 
@@ -32,12 +37,12 @@ VIEWED = 8  # pictures drawn at full size at a time
 CHANNEL_CODES = 2000  # random codes over which the deviation of a StyleSpace channel is taken
 WHOLE, TWICE, STEPS = 1.0, 2.0, 81  # strengths of edits: the usual one, the largest, and how many are tried
 
-Codes = Tensor | dict[str, Tensor]  # W+ codes, or StyleSpace vectors by layer
+Codes = Tensor | dict[str, Tensor] | Inversion  # W+ codes, StyleSpace vectors by layer, or codes with detail
 
 
 def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
     """Codes in parts of at most `size` pictures."""
-    if isinstance(codes, Tensor):
+    if isinstance(codes, Tensor | Inversion):
         return codes.split(size)
     pieces = {name: style.split(size) for name, style in codes.items()}
     return [dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)]
@@ -98,10 +103,43 @@ class Pipeline:
 
     @plain_torch()
     @torch.no_grad()
+    def invert_detail(self, pictures, method: str = "feature_editor", *, steps: int | None = None) -> Inversion:
+        """Codes of pictures, and what they lose kept beside them (`stx.detail`): `synthesize` and `edit` take both.
+
+        method: one of `stx.detail.registry.METHODS`; steps: of "search" and "tuning", which search. Raises
+        `InputError` for an unknown method, `WeightsError` for a domain without its network.
+        """
+        how, found = self.detail(method), []
+        for image in self.images(pictures).split(VIEWED):
+            ws = self.invert(image)
+            if not detail.METHODS[method].trained and method != "codes":
+                loss = InversionLoss(load_lpips("alex", self.device), self.identity())
+                view = self.domain.view
+                found.append(refined(self.generator, loss, image, ws, method, steps=steps, view=view))
+            else:
+                found.append(Inversion(ws, how.keep(self.generator, image, ws), method, how))
+        return joined(found)
+
+    def detail(self, method: str) -> Detail:
+        """The network of a method that keeps detail, or what stands for it. Raises as `invert_detail` does."""
+        made = detail.named(method)
+        if made.trained:
+            return self.network(f"{detail.FOLDER}/{method}")
+        return made.network(side=max(self.domain.input_size)).to(self.device)
+
+    def load_inversion(self, path: str | Path) -> Inversion:
+        """What `Inversion.save` wrote. Raises `WeightsError` for another file, and for codes of another generator."""
+        found = load_inversion(path, self.detail, self.device)
+        self.generator.check_ws(found.ws)
+        return found
+
+    @plain_torch()
+    @torch.no_grad()
     def synthesize(self, codes: Codes | np.ndarray, *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
         """The pictures of W+ codes `[b, num_ws, w_dim]` or of StyleSpace vectors (`Generator.styles`), in [-1, 1].
 
-        W+ codes may be an array and of any type of float. Raises `ValueError` for codes of another shape.
+        Those of an `Inversion` come with what it keeps, and with the checkpoint's own noise. W+ codes may be an array
+        and of any type of float. Raises `ValueError` for codes of another shape.
         """
         if isinstance(codes, Tensor | np.ndarray):
             codes = torch.as_tensor(codes)
@@ -109,6 +147,8 @@ class Pipeline:
             parts = [
                 self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(GENERATE_BATCH)
             ]
+        elif isinstance(codes, Inversion):
+            parts = [part.draw(self.generator) for part in codes.split(GENERATE_BATCH)]
         else:
             parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
         return torch.cat(parts).clamp(-1, 1)

@@ -18,6 +18,9 @@ from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
 from stx.checkpoints.tensors import Sparing, check_state
+from stx.detail.features import FeatureEditor, FeatureEncoder
+from stx.detail.hfgi import HFGI
+from stx.detail.offsets import HyperStyle
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import sha256
@@ -52,6 +55,10 @@ NETWORKS = {
     "matched_pairs": MatchedPairs,
     "directions": Directions,
     "token_maps": TokenMaps,
+    "feature_encoder": FeatureEncoder,
+    "feature_editor": FeatureEditor,
+    "hfgi": HFGI,
+    "hyperstyle": HyperStyle,
 }
 
 FROM_PUBLIC = "or convert a public file (`stx weights` lists them)"

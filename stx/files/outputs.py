@@ -185,7 +185,8 @@ def _is_shard(file: Path) -> bool:
     if file.name == "model.safetensors":
         return _beside_config(file)
     with safetensors.safe_open(file, "pt") as shard:
-        return {"settings", "rows"} <= (shard.metadata() or {}).keys()
+        told = shard.metadata() or {}
+        return told.get("made_by") == "stx" or {"settings", "rows"} <= told.keys()
 
 
 def _is_executed(file: Path) -> bool:
