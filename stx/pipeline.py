@@ -16,6 +16,7 @@ from stx.baselines.directions import Directions
 from stx.checkpoints import weights
 from stx.detail import registry as detail
 from stx.detail.kept import Detail, Inversion, joined, load_inversion
+from stx.detail.manifold import Strangeness
 from stx.detail.refinement import refined
 from stx.domains import datasets, images
 from stx.encoder import Encoder
@@ -137,6 +138,25 @@ class Pipeline:
     def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
         """The pictures of codes as encoders see them: what is compared with `images`."""
         return torch.cat([self.domain.view(self.synthesize(part)) for part in split_codes(codes, VIEWED)])
+
+    @plain_torch()
+    @torch.no_grad()
+    def distortion(self, pictures, codes: Codes | None = None) -> Float[Tensor, "b"]:
+        """LPIPS-Alex of pictures to those of their codes (default: as `invert` gives them)."""
+        image = self.images(pictures)
+        codes, alex = self.invert(image) if codes is None else codes, load_lpips("alex", self.device)
+        pairs = zip(image.split(GENERATE_BATCH), split_codes(codes, GENERATE_BATCH), strict=True)
+        return torch.cat([alex(part, self.reconstruct(own)).flatten() for part, own in pairs])
+
+    def strangeness(self, pictures, ws: Float[Tensor, "b num_ws w_dim"] | None = None) -> Strangeness:
+        """How far pictures are from the domain (`stx.detail.manifold`), and warnings in words for those that are far.
+
+        ws: their codes, where they are known. Raises `WeightsError` for a domain without the network `manifold`.
+        """
+        manifold, image = self.network("manifold"), self.images(pictures)
+        ws = self.invert(image) if ws is None else ws
+        with torch.no_grad():
+            return manifold(ws, self.distortion(image, ws))
 
     @plain_torch()
     @torch.no_grad()
