@@ -58,6 +58,7 @@ def _invert(
 @click.option("--strength", type=click.FloatRange(0), default=1.0, show_default=True, help="1 is a whole edit")
 @click.option("--until", type=click.FloatRange(0, 1, True, True), metavar="P", help="go on until it is so probable")
 @click.option("--like", metavar="REFERENCE", help="a picture whose kind of the added attributes is taken")
+@click.option("--detail", default="codes", metavar="METHOD", help="keep what codes lose: feature_editor, hfgi, ...")
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets NAME.png")
 @click.option("--domain", default="avatars", show_default=True, help="avatars or a folder of pictures with labels")
 @click.option("--align", is_flag=True, help="photographs: edit each face, aligned as FFHQ's")
@@ -69,6 +70,7 @@ def _edit(
     strength: float,
     until: float | None,
     like: str | None,
+    detail: str,
     out: Path,
     domain: str,
     align: bool,
@@ -89,8 +91,11 @@ def _edit(
     options = wanted | {"strength": strength, "until": until}
     if like:
         options["like"] = pipe.invert(like)[:1]
+    pipe.detail(detail)
     pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
-    failed = batch.edit_files(pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, faces=align)
+    failed = batch.edit_files(
+        pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, faces=align, detail=detail
+    )
     for reason in failed:
         print(f"stx: {reason}", file=sys.stderr)
     print(f"{len(paths) - len(failed)} of {len(paths)} pictures edited; in {out}")

@@ -50,10 +50,11 @@ class Strangeness:
 class Manifold(Configured, nn.Module):
     """Codes of a domain's training pictures as a Gaussian, and how far validation pictures are; made by `fit`.
 
-    components: principal components; calibration: how many validation pictures there were.
+    components: principal components; calibration: how many validation pictures there were; encoder: the fingerprint of
+    the one whose codes these are ("": not told).
     """
 
-    def __init__(self, *, num_ws: int, w_dim: int, components: int = 128, calibration: int = 1024):
+    def __init__(self, *, num_ws: int, w_dim: int, components: int = 128, calibration: int = 1024, encoder: str = ""):
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_ws * w_dim))
         self.register_buffer("basis", torch.zeros(num_ws * w_dim, components))
@@ -90,8 +91,12 @@ def fit(
     distortion: Float[Tensor, "m"],
     *,
     components: int = 128,
+    encoder: str = "",
 ) -> Manifold:
-    """The manifold of training codes, calibrated on the codes and distortions of held-out pictures."""
+    """The manifold of training codes, calibrated on the codes and distortions of held-out pictures.
+
+    Raises `InputError` for too few of either. encoder: see `Manifold`.
+    """
     if len(train) < 2 or len(held_out) < 2 or len(held_out) != len(distortion):
         raise InputError(f"{len(train)} training and {len(held_out)} held-out codes, {len(distortion)} distortions")
     net = Manifold(
@@ -99,6 +104,7 @@ def fit(
         w_dim=train.shape[2],
         components=min(components, len(train) - 1, train[0].numel()),
         calibration=len(held_out),
+        encoder=encoder,
     )
     flat = train.flatten(1).double()
     mean = flat.mean(0)

@@ -86,7 +86,7 @@ def fit_manifold(
         return alex(image, view(generator(codes(image))).clamp(-1, 1)).flatten()
 
     ws, others = (batched(codes, data, AT_ONCE, desc="inverting", unit="batch") for data in (known, own))
-    return fit(ws, others, batched(distortion, torch.arange(len(own)), AT_ONCE))
+    return fit(ws, others, batched(distortion, torch.arange(len(own)), AT_ONCE), encoder=fingerprint(encoder))
 
 
 @plainly
