@@ -135,8 +135,8 @@ def edit_files(
 ) -> list[str]:
     """Inverts picture files, edits their codes and draws them as `NAME.png`; returns what went wrong with some.
 
-    edit: codes `[b, num_ws, w_dim]` to edited ones. detail: how what codes lose is kept (`stx.detail.registry`). Names, refusals and `faces` are those of `align_files` and
-    `invert_files`.
+    edit: codes `[b, num_ws, w_dim]` to edited ones. detail: how what codes lose is kept (`stx.detail.registry`). Names,
+    refusals and `faces` are those of `align_files` and `invert_files`.
     """
     out, failed = Path(out), []
     claim_output(out, inputs, locked=True)
@@ -152,7 +152,8 @@ def edit_files(
                 if read:
                     image = torch.stack([picture for _, picture in read])
                     found = pipe.invert_detail(image, detail)
-                    warn_of_strangers(pipe, [row.source for row, _ in read], image, pipe.invert(image))
+                    codes = found.ws if detail == "codes" else None
+                    warn_of_strangers(pipe, [row.source for row, _ in read], image, codes)
                     drawn = pipe.synthesize(found.edit(edit(found.ws)))
                     for (row, _), picture in zip(read, images.to_uint8(drawn), strict=True):
                         images.save_image(picture, out / f"{row.name}.png", source=_source(Path(row.source)))
@@ -292,8 +293,10 @@ def _read(pipe: Pipeline, files: Sequence[Row], names: Names | None, failed: lis
     return found
 
 
-def warn_of_strangers(pipe: Pipeline, names: Sequence[str], image: Float[Tensor, "b 3 h w"], ws: Tensor) -> None:
-    """A line on stderr for every picture that is not of the domain, where its networks can tell."""
+def warn_of_strangers(
+    pipe: Pipeline, names: Sequence[str], image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b n d"] | None
+) -> None:
+    """A line on stderr for every picture that is not of the domain, where its networks can tell. ws: as `invert`'s."""
     if pipe.manifold is not None:
         for line in pipe.strangeness(image, ws).warnings(names):
             print(f"stx: {line}", file=sys.stderr)
