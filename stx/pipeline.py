@@ -19,9 +19,11 @@ from stx.baselines.directions import COMPONENTS, FITTED, Directions, TokenMaps
 from stx.checkpoints import weights
 from stx.detail import registry as detail
 from stx.detail.kept import Detail, Inversion, joined, load_inversion
+from stx.detail.manifold import Manifold, Strangeness
 from stx.detail.refinement import refined
 from stx.domains import datasets, images
 from stx.encoder import Encoder
+from stx.files.checksums import fingerprint
 from stx.files.errors import EditError, InputError, WeightsError
 from stx.files.outputs import is_folder
 from stx.files.places import data_dir
@@ -157,6 +159,37 @@ class Pipeline:
     def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
         """The pictures of codes as encoders see them: what is compared with `images`."""
         return torch.cat([self.domain.view(self.synthesize(part)) for part in split_codes(codes, VIEWED)])
+
+    @plain_torch()
+    @torch.no_grad()
+    def distortion(self, pictures, codes: Codes | None = None) -> Float[Tensor, "b"]:
+        """LPIPS-Alex of pictures to those of their codes (default: as `invert` gives them)."""
+        image = self.images(pictures)
+        codes, alex = self.invert(image) if codes is None else codes, load_lpips("alex", self.device)
+        pairs = zip(image.split(GENERATE_BATCH), split_codes(codes, GENERATE_BATCH), strict=True)
+        return torch.cat([alex(part, self.reconstruct(own)).flatten() for part, own in pairs])
+
+    @cached_property
+    def manifold(self) -> Manifold | None:
+        """What tells pictures from elsewhere; None where the domain has none for the codes of this encoder."""
+        if "manifold" not in self.present():
+            return None
+        net = self.network("manifold")
+        return net if net.config["encoder"] == fingerprint(self.encoder) else None
+
+    def strangeness(self, pictures, ws: Float[Tensor, "b num_ws w_dim"] | None = None) -> Strangeness:
+        """How far pictures are from the domain (`stx.detail.manifold`), and warnings in words for those that are far.
+
+        ws: their codes, where they are known. Raises `WeightsError` where there is no `manifold` for this encoder.
+        """
+        if self.manifold is None:
+            raise WeightsError(
+                f"{self.folder}/manifold: missing, or of another encoder; make it (`stx train manifold`)"
+            )
+        image = self.images(pictures)
+        ws = self.invert(image) if ws is None else ws
+        with torch.no_grad():
+            return self.manifold(ws, self.distortion(image, ws))
 
     @plain_torch()
     @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stx.baselines.psp import PSP
 from stx.checkpoints import nvidia
+from stx.checkpoints.detail import refuse_detail
 from stx.checkpoints.directions import boundary, ganspace, refuse_codes
 from stx.checkpoints.editors import latent_classifier, latent_transformer, logits_only, reference_editor
 from stx.checkpoints.tensors import (
@@ -105,6 +106,7 @@ def _by_content(content: Any, source: str) -> Found:
     if any(str(key).startswith("module.encoder_q.") for key in state):
         return _moco(state, source)
     state = floats(state, source)
+    refuse_detail(state, source)
     if "encoder.z" in state:
         return _style_transformer(state, content, source)
     if "encoder.transformerlayer.linear1.weight" in state:

@@ -20,7 +20,9 @@ from stx.baselines.registry import METHODS
 from stx.checkpoints.tensors import Sparing, check_state
 from stx.detail.features import FeatureEditor, FeatureEncoder
 from stx.detail.hfgi import HFGI
+from stx.detail.manifold import Manifold
 from stx.detail.offsets import HyperStyle
+from stx.detail.registry import TRAINED
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import sha256
@@ -57,6 +59,7 @@ NETWORKS = {
     "token_maps": TokenMaps,
     "feature_encoder": FeatureEncoder,
     "feature_editor": FeatureEditor,
+    "manifold": Manifold,
     "hfgi": HFGI,
     "hyperstyle": HyperStyle,
 }
@@ -71,6 +74,8 @@ MADE_BY = {  # what to do where a network is missing
     "latent_classifier": f"notebook 05 {FROM_LABELS}",
     "picture_classifier": f"notebook 05 {FROM_LABELS}",
     "matched_pairs": f"notebook 05 {FROM_LABELS}",
+    "manifold": "make it (`stx train manifold`)",
+    **{name: f"train it (`stx train detail --method {name}`)" for name in TRAINED},
 }
 
 

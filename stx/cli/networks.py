@@ -9,7 +9,7 @@ from stx.files.errors import InputError
 
 
 @command("train", "Train a network for a domain; goes on where it stopped.")
-@click.argument("network", type=click.Choice(["generator", "encoder", "detail"]))
+@click.argument("network", type=click.Choice(["generator", "encoder", "detail", "manifold"]))
 @click.argument("domain")
 @click.option("--method", help="of an encoder: psp, e4e, ... (default: style_transformer); of detail: hfgi, ...")
 @own
@@ -55,7 +55,7 @@ def _train(
     from stx.runtime import is_main, pick_device
 
     add_own(own)
-    method = method or ("features" if network == "detail" else "style_transformer")
+    method = method or {"detail": "features", "manifold": "manifold"}.get(network, "style_transformer")
     if network == "encoder" and method not in METHODS:
         raise InputError(f"unknown method {method!r}: {', '.join(METHODS)}")
     device, world = pick_device(device), datasets.load(domain, resolution=resolution)
@@ -69,6 +69,8 @@ def _train(
         done, log, steps = _train_generator(world, run / "generator", device, given)
     elif network == "detail":
         done, log, steps = _train_detail(world, home, run / DETAIL_FOLDER / method, device, method, given, record)
+    elif network == "manifold":
+        done, log, steps = _fit_manifold(world, home, device, record)
     else:
         home, run = (home / COMPARED, run / COMPARED) if compared else (home, run)
         done, log, steps = _train_encoder(world, home, run, device, method, more, compared, given, record)
@@ -129,6 +131,19 @@ def _train_detail(world, home: Path, run: Path, device: str, method: str, given:
     edit = recipes.practice_edits(found("matched_pairs"), found("picture_classifier"))
     net, log = recipes.train_detail(world, generator, encoder, recipe, run, edit=edit, device=device, **options)
     return {method: net}, log, recipe.steps
+
+
+def _fit_manifold(world, home: Path, device: str, record: dict):
+    import pandas as pd
+
+    from stx import recipes
+    from stx.checkpoints import weights
+
+    generator, encoder = (weights.load(home / name, device) for name in ("generator", "style_transformer"))
+    counts = {"train": 4096, "held_out": 1024}
+    record["parameters"] |= counts
+    net = recipes.fit_manifold(world, generator, encoder, **counts, device=device)
+    return {"manifold": net}, pd.DataFrame({"step": [0]}), 0
 
 
 def _history(folder: Path, log, more: int | None):

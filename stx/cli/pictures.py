@@ -60,6 +60,7 @@ def _invert(
 @click.option("--tokens", metavar="A-B", help="only these of the code's tokens, counted from 0")
 @click.option("--until", type=click.FloatRange(0, 1, True, True), metavar="P", help="go on until it is so probable")
 @click.option("--like", metavar="REFERENCE", help="a picture whose kind of the added attributes is taken")
+@click.option("--detail", default="codes", metavar="METHOD", help="keep what codes lose: feature_editor, hfgi, ...")
 @click.option("--out", type=FOLDER, metavar="DIR", help="gets NAME.png")
 @click.option("--domain", default="avatars", show_default=True, help="avatars, ffhq, cars or a folder of pictures")
 @encoder
@@ -71,6 +72,7 @@ def _edit(
     add: str,
     remove: str,
     listed: bool,
+    detail: str,
     out: Path | None,
     domain: str,
     encoder: str,
@@ -96,8 +98,11 @@ def _edit(
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
     options["like"] = pipe.invert(options["like"])[:1] if options["like"] else None
+    pipe.detail(detail)
     pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
-    failed = batch.edit_files(pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, faces=align)
+    failed = batch.edit_files(
+        pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, faces=align, detail=detail
+    )
     for reason in failed:
         print(f"stx: {reason}", file=sys.stderr)
     print(f"{len(paths) - len(failed)} of {len(paths)} pictures edited; in {out}")

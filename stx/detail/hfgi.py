@@ -16,19 +16,23 @@ from stx.detail.features import MapReader, middle_layer, starting_at_zero
 from stx.detail.kept import Detail, Edit, Practice
 from stx.stylegan2.networks import Generator
 
-MOVED = {"degrees": 8.0, "shift": 0.08, "scale": 0.1}  # how far differences are moved at most: shifts in sides
+MOVED = {"degrees": 5.0, "shift": 0.05, "scale": 0.05}  # how far differences are moved at most: shifts in sides
+STILL = 0.5  # share of differences that are not moved
 ALIGNMENT = 0.1  # weight of the alignment's own loss in the public code
 
 
 class Alignment(nn.Module):
-    """A difference and the picture that it should fit, to the difference as it fits: down three times, and up again."""
+    """A difference and the picture that it should fit, to the difference as it fits: down three times, and up again.
+
+    Ours gives what is added to the difference, and begins with nothing; the public one gives the difference anew.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         widths = [6, width, 2 * width, 2 * width]
         self.down = nn.ModuleList(_layer(i, o, 2) for i, o in zip(widths, widths[1:], strict=False))
         self.up = nn.ModuleList([_layer(4 * width, 2 * width), _layer(3 * width, width), _layer(width + 6, width)])
-        self.out = nn.Conv2d(width, 3, 3, padding=1)
+        self.out = starting_at_zero(width, 3)
 
     def forward(
         self, difference: Float[Tensor, "b 3 h w"], picture: Float[Tensor, "b 3 h w"]
@@ -42,7 +46,7 @@ class Alignment(nn.Module):
         for up in self.up:
             skip = passed.pop()
             x = up(torch.cat([F.interpolate(x, size=skip.shape[2:], mode="nearest"), skip], 1))
-        return self.out(x)
+        return difference + self.out(x)
 
 
 class HFGI(Detail):
@@ -99,8 +103,12 @@ class HFGI(Detail):
 
 
 def moved(picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Pictures turned, shifted and scaled, each by random amounts within `MOVED`; zeros come in from outside."""
+    """Pictures turned, shifted and scaled, each by random amounts within `MOVED`, but for a share that is `STILL`.
+
+    Zeros come in from outside.
+    """
     amounts = 2 * torch.rand(4, len(picture), device=picture.device) - 1
+    amounts = amounts * (torch.rand(len(picture), device=picture.device) >= STILL)
     angle = amounts[0] * math.radians(MOVED["degrees"])
     scale, shift = 1 + MOVED["scale"] * amounts[1], 2 * MOVED["shift"] * amounts[2:]
     rows = [scale * angle.cos(), -scale * angle.sin(), shift[0], scale * angle.sin(), scale * angle.cos(), shift[1]]

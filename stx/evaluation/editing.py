@@ -192,9 +192,7 @@ class Methods(Mapping):
 @torch.no_grad()
 def strangeness(pipe: Pipeline, image: Float[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n"]:
     """LPIPS of pictures to their own inversions: small for what the domain has, large for a picture that is broken."""
-    alex = load_lpips("alex", pipe.device)
-    parts = (part.to(pipe.device) for part in image.split(MEASURE_BATCH))
-    return np.concatenate([alex(part, pipe.reconstruct(pipe.invert(part))).flatten().cpu().numpy() for part in parts])
+    return pipe.distortion(image).cpu().numpy()
 
 
 @torch.no_grad()

@@ -49,6 +49,14 @@ class Cases:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def subset(self, chosen: Sequence[int]) -> "Cases":
+        """Some of the cases, in this order."""
+        people = None if self.people is None else [self.people[i] for i in chosen]
+        references = None if self.references is None else self.references[chosen]
+        right = [self.any_labels[i] for i in chosen]
+        numbers = (part[chosen] for part in (self.positions, self.index, self.target, self.labels))
+        return Cases(*numbers, right, people, references)
+
     def truth(self) -> Float[Tensor, "n 3 h w"] | None:
         """The pictures that the edits should give, drawn; None where nobody can draw them."""
         return None if self.people is None else to_tensor(np.stack([avatars.draw(a) for a in self.people]))

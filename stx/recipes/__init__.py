@@ -5,7 +5,7 @@ groups of numbers, each of which goes to one constructor as a whole. It is store
 rebuilds the network. Every function resumes from its folder.
 """
 
-from stx.recipes.detail import DetailRecipe, DetailTraining, practice_edits, train_detail
+from stx.recipes.detail import DetailRecipe, DetailTraining, fit_manifold, practice_edits, train_detail
 from stx.recipes.editing import (
     LatentClassifierRecipe,
     PictureClassifierRecipe,
@@ -44,6 +44,7 @@ __all__ = [
     "Training",
     "compared_recipe",
     "encoder_recipe",
+    "fit_manifold",
     "generator_recipe",
     "practice_edits",
     "train_classifier",

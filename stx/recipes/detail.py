@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stx.detail.kept import Detail, Edit
+from stx.detail.manifold import Manifold, fit
 from stx.detail.registry import TRAINED
 from stx.detail.training import DetailTask
 from stx.domains.datasets import Domain
@@ -18,9 +19,10 @@ from stx.inversion import InversionLoss
 from stx.perception.lpips import check_size, load_lpips
 from stx.recipes.encoders import LossWeights
 from stx.recipes.groups import Training, group, run
-from stx.runtime import plainly
+from stx.runtime import batched, plainly
 from stx.stylegan2.networks import Generator
 
+AT_ONCE = 64  # pictures
 MIXED = 0.25  # share of practice edits that are mixed styles, where a domain has matched pairs
 STRENGTHS = 0.5, 1.5  # of practice edits
 
@@ -66,6 +68,25 @@ def practice_edits(matched: nn.Module | None, reader: nn.Module | None) -> Edit:
         return ws + change * (low + (high - low) * torch.rand(len(ws), 1, 1, device=ws.device))
 
     return edit
+
+
+@torch.no_grad()
+def fit_manifold(
+    domain: Domain, generator: Generator, encoder: Encoder, *, train: int, held_out: int, device: str = "cpu"
+) -> Manifold:
+    """What tells pictures of a domain from others (`stx.detail.manifold`), from the first pictures of train and val."""
+    alex, view = load_lpips("alex", device), domain.view
+    known, own = (domain.split(name, count) for name, count in (("train", train), ("val", held_out)))
+
+    def codes(image: Tensor) -> Tensor:
+        return encoder.invert(image.to(device), generator, view)
+
+    def distortion(at: Tensor) -> Tensor:
+        image = own.batch(at.tolist()).to(device)
+        return alex(image, view(generator(codes(image))).clamp(-1, 1)).flatten()
+
+    ws, others = (batched(codes, data, AT_ONCE, desc="inverting", unit="batch") for data in (known, own))
+    return fit(ws, others, batched(distortion, torch.arange(len(own)), AT_ONCE), encoder=fingerprint(encoder))
 
 
 @plainly
