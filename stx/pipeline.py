@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -154,6 +154,15 @@ class Pipeline:
         else:
             parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
         return torch.cat(parts).clamp(-1, 1)
+
+    def redraw(self, found: Inversion, edit: Callable[[Tensor], Codes]) -> Float[Tensor, "b 3 h w"]:
+        """The pictures of an inversion whose codes are edited; raises `EditError` where detail cannot be kept."""
+        edited = edit(found.ws)
+        if isinstance(edited, Tensor):
+            return self.synthesize(found.edit(edited))
+        if found.kept:
+            raise EditError(f"channels of StyleSpace are edited without detail: {found.method} keeps it beside codes")
+        return self.synthesize(edited)
 
     @plain_torch()
     def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:

@@ -1,6 +1,7 @@
 """Commands for pictures: `stx invert`, `edit`, `align`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -66,6 +67,7 @@ def _invert(
 @encoder
 @generator
 @click.option("--align", is_flag=True, help="photographs: edit each face, aligned as FFHQ's")
+@click.option("--paste", is_flag=True, help="and lay it back into the photograph, which keeps its format")
 @device
 def _edit(
     pictures: tuple[str, ...],
@@ -78,6 +80,7 @@ def _edit(
     encoder: str,
     generator: str,
     align: bool,
+    paste: bool,
     device: str,
     **options,
 ) -> int:
@@ -91,7 +94,7 @@ def _edit(
     look_for(pictures)
     if options["like"]:
         look_for([options["like"]])
-    from stx import batch, pipeline
+    from stx import batch, photographs, pipeline
     from stx.files.outputs import claim_output
 
     paths = pipeline.names_of(pictures)
@@ -100,9 +103,8 @@ def _edit(
     options["like"] = pipe.invert(options["like"])[:1] if options["like"] else None
     pipe.detail(detail)
     pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
-    failed = batch.edit_files(
-        pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, faces=align, detail=detail
-    )
+    write = photographs.edit_photos if paste else partial(batch.edit_files, faces=align)
+    failed = write(pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, detail=detail)
     for reason in failed:
         print(f"stx: {reason}", file=sys.stderr)
     print(f"{len(paths) - len(failed)} of {len(paths)} pictures edited; in {out}")
