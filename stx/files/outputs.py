@@ -245,5 +245,6 @@ _READERS = {
     ".csv": _beside_table,
     ".md": _is_table,
     ".ipynb": _is_executed,
+    ".onnx": lambda file: _is_record(file.with_name("graphs.json")),
     ".safetensors": _is_shard,
 }
