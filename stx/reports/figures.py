@@ -106,6 +106,23 @@ def name_points(ax: Axes, points: Mapping[str, tuple[float, float]], *, colors: 
         ax.annotate(name, (x, y), offset, textcoords="offset points", arrowprops=moved, **style)
 
 
+def heat(ax: Axes, matrix: pd.DataFrame, *, most: float, dots: Iterable[int] = ()) -> None:
+    """A map of numbers from 0 to `most`, named as people do; dots: for each row the column that has a dot instead.
+
+    What is not a number is hatched.
+    """
+    ax.set_facecolor("white")
+    ax.patch.set(hatch="//////", edgecolor="0.75")
+    ax.imshow(matrix.to_numpy(float), cmap="Greys", vmin=0, vmax=most, interpolation="none")
+    for row, column in enumerate(dots):
+        ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white", edgecolor="none"))
+        ax.plot(column, row, "k.", markersize=2)
+    options = {"fontsize": SMALL}
+    ax.set_xticks(range(matrix.shape[1]), map(human, matrix.columns), rotation=90, **options)
+    ax.set_yticks(range(len(matrix)), map(human, matrix.index), **options)
+    ax.tick_params(length=0, pad=2)
+
+
 def provenance(*, device: str = "cpu", **parameters) -> dict:
     """What a result depends on: parameters, versions, processor, device (of `stx.pick_device`), commit, time."""
     system = f"{platform.system()} {platform.machine()}"
