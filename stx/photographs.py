@@ -17,8 +17,8 @@ from stx.domains.align import Face
 from stx.files.errors import ImageError
 from stx.files.outputs import Names, claim_files, claim_output, lock_output, photo_owner, photos_in
 from stx.perception.lpips import load_lpips
-from stx.pipeline import Codes, Pipeline, split_codes
-from stx.runtime import progress
+from stx.pipeline import Codes, Pipeline
+from stx.runtime import batches, progress
 
 COLOURS = 8.0  # frames: deviation of the Gaussian over which colour shifts are averaged
 DRAWN_SIDE = 2048  # pixels of all faces that are drawn at a time, side by side
@@ -26,17 +26,23 @@ LOOKED_AT = 256  # side of the crops whose flicker is measured
 Edit = Callable[[Tensor], Codes]
 
 
-def edit_photo(pipe: Pipeline, photo: paste.Photo, edit: Edit, *, name: str = "photograph") -> np.ndarray:
+def edit_photo(
+    pipe: Pipeline, photo: paste.Photo, edit: Edit, *, name: str = "photograph", detail: str = "codes"
+) -> np.ndarray:
     """A photograph with all its faces edited, upright in its own colours, uint8 `[h, w, 3]`.
 
-    edit: codes `[b, num_ws, w_dim]` to edited ones. Raises `ImageError` where there is no face.
+    edit: codes `[b, num_ws, w_dim]` to edited ones; detail: how what codes lose is kept (`stx.detail.registry`). Raises
+    `ImageError` where there is no face.
     """
     size, faces = pipe.domain.resolution, align.find_faces(photo.rgb, device=pipe.device)
     if not faces:
         raise ImageError(f"{name}: no face found; use a photo with a larger, frontal face")
     crops = [align.align(photo.rgb, face, size) for face in faces]
-    ws = pipe.invert(crops)
-    drawn = zip(*(_drawn(pipe, codes) for codes in (edit(ws), ws)), strict=True)
+    drawn = []
+    for part in batches(len(crops), max(DRAWN_SIDE // size, 1)):  # a crowd at 1024 pixels would not fit into memory
+        found = pipe.invert_detail(crops[part.start : part.stop], detail)
+        pairs = (pipe.redraw(found, edit), pipe.synthesize(found))
+        drawn += zip(*map(images.to_uint8, pairs), strict=True)
     patches = [
         paste.Patch(align.square(face, photo.rgb.shape, size), crop, paste.match_colours(edited, inverted, crop))
         for face, crop, (edited, inverted) in zip(faces, crops, drawn, strict=True)
@@ -44,14 +50,14 @@ def edit_photo(pipe: Pipeline, photo: paste.Photo, edit: Edit, *, name: str = "p
     return photo.paste(patches)
 
 
-def _drawn(pipe: Pipeline, codes: Codes) -> np.ndarray:
-    """The pictures of codes in 8 bits, few at a time: a crowd at 1024 pixels would not fit into memory."""
-    parts = split_codes(codes, max(DRAWN_SIDE // pipe.domain.resolution, 1))
-    return np.concatenate([images.to_uint8(pipe.synthesize(part)) for part in parts])
-
-
 def edit_photos(
-    pipe: Pipeline, paths: Sequence[Path], out: str | Path, edit: Edit, *, inputs: Sequence[str | Path] = ()
+    pipe: Pipeline,
+    paths: Sequence[Path],
+    out: str | Path,
+    edit: Edit,
+    *,
+    inputs: Sequence[str | Path] = (),
+    detail: str = "codes",
 ) -> list[str]:
     """Edits the faces in photograph files, each written under its name in its format; returns what went wrong.
 
@@ -67,7 +73,7 @@ def edit_photos(
         for path in progress(paths, desc="editing", unit="img"):
             try:
                 photo = paste.read_photo(path)
-                pixels = edit_photo(pipe, photo, edit, name=str(path))
+                pixels = edit_photo(pipe, photo, edit, name=str(path), detail=detail)
             except ImageError as error:
                 failed.append(str(error))
                 continue

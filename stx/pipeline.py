@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,21 @@ from torch import Tensor, nn
 
 from stx import label_editing
 from stx.baselines import stylespace
-from stx.baselines.directions import COMPONENTS, FITTED, Directions
+from stx.baselines.directions import COMPONENTS, FITTED, Directions, TokenMaps
 from stx.checkpoints import weights
+from stx.detail import registry as detail
+from stx.detail.kept import Detail, Inversion, joined, load_inversion
+from stx.detail.manifold import Manifold, Strangeness
+from stx.detail.refinement import refined
 from stx.domains import datasets, images
 from stx.encoder import Encoder
+from stx.files.checksums import fingerprint
 from stx.files.errors import EditError, InputError, WeightsError
 from stx.files.outputs import is_folder
 from stx.files.places import data_dir
+from stx.inversion import InversionLoss
 from stx.perception.identity import IdentityNet
+from stx.perception.lpips import load_lpips
 from stx.runtime import pick_device, plain_torch
 from stx.stylegan2.networks import Generator
 
@@ -32,12 +39,12 @@ VIEWED = 8  # pictures drawn at full size at a time
 CHANNEL_CODES = 2000  # random codes over which the deviation of a StyleSpace channel is taken
 WHOLE, TWICE, STEPS = 1.0, 2.0, 81  # strengths of edits: the usual one, the largest, and how many are tried
 
-Codes = Tensor | dict[str, Tensor]  # W+ codes, or StyleSpace vectors by layer
+Codes = Tensor | dict[str, Tensor] | Inversion  # W+ codes, StyleSpace vectors by layer, or codes with detail
 
 
 def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
     """Codes in parts of at most `size` pictures."""
-    if isinstance(codes, Tensor):
+    if isinstance(codes, Tensor | Inversion):
         return codes.split(size)
     pieces = {name: style.split(size) for name, style in codes.items()}
     return [dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)]
@@ -98,10 +105,43 @@ class Pipeline:
 
     @plain_torch()
     @torch.no_grad()
+    def invert_detail(self, pictures, method: str = "feature_editor", *, steps: int | None = None) -> Inversion:
+        """Codes of pictures, and what they lose kept beside them (`stx.detail`): `synthesize` and `edit` take both.
+
+        method: one of `stx.detail.registry.METHODS`; steps: of "search" and "tuning", which search. Raises
+        `InputError` for an unknown method, `WeightsError` for a domain without its network.
+        """
+        how, found = self.detail(method), []
+        for image in self.images(pictures).split(VIEWED):
+            ws = self.invert(image)
+            if not detail.METHODS[method].trained and method != "codes":
+                loss = InversionLoss(load_lpips("alex", self.device), self.identity())
+                view = self.domain.view
+                found.append(refined(self.generator, loss, image, ws, method, steps=steps, view=view))
+            else:
+                found.append(Inversion(ws, how.keep(self.generator, image, ws), method, how))
+        return joined(found)
+
+    def detail(self, method: str) -> Detail:
+        """The network of a method that keeps detail, or what stands for it. Raises as `invert_detail` does."""
+        made = detail.named(method)
+        if made.trained:
+            return self.network(f"{detail.FOLDER}/{method}")
+        return made.network(side=max(self.domain.input_size)).to(self.device)
+
+    def load_inversion(self, path: str | Path) -> Inversion:
+        """What `Inversion.save` wrote. Raises `WeightsError` for another file, and for codes of another generator."""
+        found = load_inversion(path, self.detail, self.device)
+        self.generator.check_ws(found.ws)
+        return found
+
+    @plain_torch()
+    @torch.no_grad()
     def synthesize(self, codes: Codes | np.ndarray, *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
         """The pictures of W+ codes `[b, num_ws, w_dim]` or of StyleSpace vectors (`Generator.styles`), in [-1, 1].
 
-        W+ codes may be an array and of any type of float. Raises `ValueError` for codes of another shape.
+        Those of an `Inversion` come with what it keeps, and with the checkpoint's own noise. W+ codes may be an array
+        and of any type of float. Raises `ValueError` for codes of another shape.
         """
         if isinstance(codes, Tensor | np.ndarray):
             codes = torch.as_tensor(codes)
@@ -109,14 +149,56 @@ class Pipeline:
             parts = [
                 self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(GENERATE_BATCH)
             ]
+        elif isinstance(codes, Inversion):
+            parts = [part.draw(self.generator) for part in codes.split(GENERATE_BATCH)]
         else:
             parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
         return torch.cat(parts).clamp(-1, 1)
+
+    def redraw(self, found: Inversion, edit: Callable[[Tensor], Codes]) -> Float[Tensor, "b 3 h w"]:
+        """The pictures of an inversion whose codes are edited; raises `EditError` where detail cannot be kept."""
+        edited = edit(found.ws)
+        if isinstance(edited, Tensor):
+            return self.synthesize(found.edit(edited))
+        if found.kept:
+            raise EditError(f"channels of StyleSpace are edited without detail: {found.method} keeps it beside codes")
+        return self.synthesize(edited)
 
     @plain_torch()
     def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
         """The pictures of codes as encoders see them: what is compared with `images`."""
         return torch.cat([self.domain.view(self.synthesize(part)) for part in split_codes(codes, VIEWED)])
+
+    @plain_torch()
+    @torch.no_grad()
+    def distortion(self, pictures, codes: Codes | None = None) -> Float[Tensor, "b"]:
+        """LPIPS-Alex of pictures to those of their codes (default: as `invert` gives them)."""
+        image = self.images(pictures)
+        codes, alex = self.invert(image) if codes is None else codes, load_lpips("alex", self.device)
+        pairs = zip(image.split(GENERATE_BATCH), split_codes(codes, GENERATE_BATCH), strict=True)
+        return torch.cat([alex(part, self.reconstruct(own)).flatten() for part, own in pairs])
+
+    @cached_property
+    def manifold(self) -> Manifold | None:
+        """What tells pictures from elsewhere; None where the domain has none for the codes of this encoder."""
+        if "manifold" not in self.present():
+            return None
+        net = self.network("manifold")
+        return net if net.config["encoder"] == fingerprint(self.encoder) else None
+
+    def strangeness(self, pictures, ws: Float[Tensor, "b num_ws w_dim"] | None = None) -> Strangeness:
+        """How far pictures are from the domain (`stx.detail.manifold`), and warnings in words for those that are far.
+
+        ws: their codes, where they are known. Raises `WeightsError` where there is no `manifold` for this encoder.
+        """
+        if self.manifold is None:
+            raise WeightsError(
+                f"{self.folder}/manifold: missing, or of another encoder; make it (`stx train manifold`)"
+            )
+        image = self.images(pictures)
+        ws = self.invert(image) if ws is None else ws
+        with torch.no_grad():
+            return self.manifold(ws, self.distortion(image, ws))
 
     @plain_torch()
     @torch.no_grad()
@@ -163,7 +245,7 @@ class Pipeline:
             if name.startswith("stylespace:"):
                 place = stylespace.channel(self.generator, name.partition(":")[2], self.sample(CHANNEL_CODES))
                 channels.append((place, signed))
-            elif (step := self._step(name)) is not None:
+            elif (step := self._step(name, ws)) is not None:
                 if until is not None or like is not None:
                     raise EditError(f"{name}: a direction, not an attribute; until and like are for attributes")
                 ws = ws + signed * step
@@ -211,7 +293,7 @@ class Pipeline:
         ):
             with contextlib.suppress(InputError):
                 net = self._directions(name)
-                found.append(Editable(name, "direction", len(net.std), _unit(net)))
+                found.append(Editable(name, "direction", net.count, _unit(net)))
         channels = sum(layer.modulation.bias.numel() for _, layer, _ in self.generator.style_layers())
         w_dim = self.generator.w_dim
         free = [
@@ -228,9 +310,12 @@ class Pipeline:
         there is no such file. Raises `EditError` for an unknown name, `InputError` with both shapes for those of
         another generator.
         """
-        return self._directions(name).directions.expand(-1, self.generator.num_ws, -1)
+        net = self._directions(name)
+        if not isinstance(net, Directions):
+            raise EditError(f"{name}: gives each code a direction of its own; `edit` takes it")
+        return net.directions.expand(-1, self.generator.num_ws, -1)
 
-    def _directions(self, name: str) -> Directions:
+    def _directions(self, name: str) -> Directions | TokenMaps:
         if f"directions-{name}" not in self.present():
             if name not in FITTED:
                 raise EditError(self._unknown(name))
@@ -238,13 +323,13 @@ class Pipeline:
                 self._fitted[name] = FITTED[name](self.generator).to(self.device)
             return self._fitted[name]
         net = self.network(f"directions-{name}")
-        if not isinstance(net, Directions):
+        if not isinstance(net, Directions | TokenMaps):
             raise WeightsError(f"{self.folder}/directions-{name}: a {type(net).__name__}, not directions")
         net.check_fit(self.generator)
         return net
 
-    def _step(self, name: str) -> Float[Tensor, "1 num_ws w_dim"] | None:
-        """What strength 1 of a direction adds to a code; None for the name of an attribute."""
+    def _step(self, name: str, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b num_ws w_dim"] | None:
+        """What strength 1 of a direction adds to codes; None for the name of an attribute."""
         kind, _, number = name.partition(":")
         if kind not in FITTED and f"directions-{kind}" not in self.present():
             labelled = "matched_pairs" in self.present()
@@ -252,10 +337,9 @@ class Pipeline:
                 return None
             raise EditError(self._unknown(name))
         net = self._directions(kind)
-        if not (number or "0").isdecimal() or int(number or 0) >= len(net.std):
-            raise EditError(f"{name}: {kind} has the directions 0 to {len(net.std) - 1}")
-        i = int(number or 0)
-        return (net.std[i] * net.directions[i]).expand(1, self.generator.num_ws, -1)
+        if not (number or "0").isdecimal() or int(number or 0) >= net.count:
+            raise EditError(f"{name}: {kind} has the directions 0 to {net.count - 1}")
+        return net.moves(ws, int(number or 0))
 
     def _unknown(self, name: str) -> str:
         known = {e.name: e.count for e in self.editable()}
@@ -309,7 +393,9 @@ def load(
     return Pipeline(found, draws, net, device, folder)
 
 
-def _unit(net: Directions) -> str:
+def _unit(net: Directions | TokenMaps) -> str:
+    if isinstance(net, TokenMaps):
+        return "a whole edit"
     return "a length of 1 in W" if bool((net.std == 1).all()) else "a standard deviation of the component"
 
 

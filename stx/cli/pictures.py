@@ -61,6 +61,7 @@ def _invert(
 @click.option("--tokens", metavar="A-B", help="only these of the code's tokens, counted from 0")
 @click.option("--until", type=click.FloatRange(0, 1, True, True), metavar="P", help="go on until it is so probable")
 @click.option("--like", metavar="REFERENCE", help="a picture whose kind of the added attributes is taken")
+@click.option("--detail", default="codes", metavar="METHOD", help="keep what codes lose: feature_editor, hfgi, ...")
 @click.option("--out", type=FOLDER, metavar="DIR", help="gets NAME.png")
 @click.option("--domain", default="avatars", show_default=True, help="avatars, ffhq, cars or a folder of pictures")
 @encoder
@@ -74,6 +75,7 @@ def _edit(
     add: str,
     remove: str,
     listed: bool,
+    detail: str,
     out: Path | None,
     domain: str,
     encoder: str,
@@ -102,10 +104,13 @@ def _edit(
     films = [Path(given) for given in pictures if video.is_film(given) or (frames and Path(given).is_dir())]
     if films and not paste:
         raise InputError(f"{films[0]}: a film is edited in place; add --paste")
+    if detail != "codes" and (films or folders):
+        raise InputError(f"{[*films, *folders][0]}: --detail is for pictures; films and codes are edited without")
     paths = pipeline.names_of([given for given in pictures if Path(given) not in [*folders, *films]])
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
     options["like"] = pipe.invert(options["like"])[:1] if options["like"] else None
+    pipe.detail(detail)
     pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
 
     def edit(ws):
@@ -113,7 +118,7 @@ def _edit(
 
     done = batch.edit_codes(pipe, folders, out, edit) if folders else 0
     write = photographs.edit_photos if paste else partial(batch.edit_files, faces=align)
-    failed = write(pipe, paths, out, edit, inputs=pictures) if paths else []
+    failed = write(pipe, paths, out, edit, inputs=pictures, detail=detail) if paths else []
     failed += photographs.edit_films(pipe, films, out, edit, inputs=pictures)
     paths += films
     for reason in failed:

@@ -236,7 +236,8 @@ def _is_shard(file: Path) -> bool:
     if file.name == "model.safetensors":
         return _beside_config(file)
     with safetensors.safe_open(file, "pt") as shard:
-        return {"settings", "rows"} <= (shard.metadata() or {}).keys()
+        told = shard.metadata() or {}
+        return told.get("made_by") == "stx" or {"settings", "rows"} <= told.keys()
 
 
 def _is_executed(file: Path) -> bool:
@@ -262,5 +263,6 @@ _READERS = {
     ".csv": _beside_table,
     ".md": _is_table,
     ".ipynb": _is_executed,
+    ".onnx": lambda file: _is_record(file.with_name("graphs.json")),
     ".safetensors": _is_shard,
 }
