@@ -15,7 +15,8 @@ from stx.files.errors import InputError
 from stx.perception.irse import IRSE, IRSEUnit, upsample_add
 from stx.stylegan2.networks import Generator
 
-MOST_DISTURBED = 0.25  # of the way to another code, by which codes of practice pictures are wrong at most
+FADES = 1.5  # what the editor begins with: where an edit changes features by their own size, a sixth is left of F
+MOST_DISTURBED = 0.4  # of the way to another code, by which codes of practice pictures are wrong at most
 
 
 def middle_layer(generator: Generator, side: int) -> str:
@@ -109,6 +110,7 @@ class FeatureEditor(FeatureEncoder):
             nn.Conv2d(3 * channels, editor_width, 1), IRSEUnit(editor_width, editor_width, 1), nn.PReLU(editor_width)
         )
         self.decide = starting_at_zero(editor_width, 2 * channels)
+        nn.init.constant_(self.decide.bias[:channels], FADES)
 
     def draw(
         self,
