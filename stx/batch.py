@@ -154,7 +154,7 @@ def edit_files(
                     found = pipe.invert_detail(image, detail)
                     codes = found.ws if detail == "codes" else None
                     warn_of_strangers(pipe, [row.source for row, _ in read], image, codes)
-                    drawn = pipe.synthesize(found.edit(edit(found.ws)))
+                    drawn = pipe.redraw(found, edit)
                     for (row, _), picture in zip(read, images.to_uint8(drawn), strict=True):
                         images.save_image(picture, out / f"{row.name}.png", source=_source(Path(row.source)))
                 bar.update(len(part))

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from stx.baselines.directions import Directions
+from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
 from stx.checkpoints.tensors import Sparing, check_state
@@ -56,6 +56,7 @@ NETWORKS = {
     "reference_editor": ReferenceEditor,
     "matched_pairs": MatchedPairs,
     "directions": Directions,
+    "token_maps": TokenMaps,
     "feature_encoder": FeatureEncoder,
     "feature_editor": FeatureEditor,
     "manifold": Manifold,

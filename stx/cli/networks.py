@@ -180,7 +180,8 @@ def _convert(file: Path, to: str, out: Path) -> int:
 
     found = convert.read(file)
     directions.check_fit(found, out)
-    named = {f"{name}-{file.stem}" if name == "directions" else name: net for name, net in found.networks.items()}
+    stem = file.stem.removesuffix(".pth")  # public code names files .pth.tar
+    named = {f"{name}-{stem}" if name == "directions" else name: net for name, net in found.networks.items()}
     claim_networks(out / name for name in named)  # a domain has many directions
     for name, net in named.items():
         notes = {"kind": found.kind, "file": file.name, "sha256": sha256(file), **found.notes}
@@ -189,13 +190,16 @@ def _convert(file: Path, to: str, out: Path) -> int:
     return 0
 
 
-@command("export", "Networks of ours as a public checkpoint.")
+@command("export", "Networks of ours as a public checkpoint, or as ONNX graphs for the browser.")
 @click.argument("folder", type=FOLDER)
-@click.option("--to", type=click.Choice(["rosinality", "official"]), required=True)
-@click.option("--out", required=True, type=FOLDER, metavar="FILE")
-def _export(folder: Path, to: str, out: Path) -> int:
+@click.option("--to", type=click.Choice(["rosinality", "official", "onnx"]), required=True)
+@click.option("--out", required=True, type=FOLDER, metavar="PATH", help="a file; of onnx a folder")
+@click.option("--encoder", default="style_transformer", show_default=True, help="of onnx: psp, compared/e4e, ...")
+def _export(folder: Path, to: str, out: Path, encoder: str) -> int:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
+    if to == "onnx":
+        return _export_onnx(folder, out, encoder)
     from stx.checkpoints import export, weights
 
     names = ("generator", "discriminator", "style_transformer")
@@ -203,4 +207,13 @@ def _export(folder: Path, to: str, out: Path) -> int:
     notes = weights.read_config(folder / "style_transformer")["notes"] if "style_transformer" in networks else {}
     export.write(networks, to, out, notes)
     print(f"{', '.join(networks)} in {to} form: {out}")
+    return 0
+
+
+def _export_onnx(folder: Path, out: Path, encoder: str) -> int:
+    from stx.checkpoints import onnx
+
+    told = onnx.write(folder, out, encoder=encoder)
+    for name, graph in told["graphs"].items():
+        print(f"{out / name}.onnx: {graph['bytes'] / 1e6:.1f} MB, at most {graph['error']:.1e} from PyTorch")
     return 0
