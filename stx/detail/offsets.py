@@ -4,6 +4,8 @@ A hypernetwork sees the picture and what is drawn so far, and tells by which fac
 changes (equation 4 of the paper: weight times one plus offset), in several passes as ReStyle does.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -52,15 +54,15 @@ class HyperStyle(Offsets):
         self,
         *,
         side: int,
-        layers: dict[str, tuple[int, int]],
-        widths: tuple[int, ...] = (24, 48, 96, 128),
+        layers: Mapping[str, Sequence[int]],
+        widths: Sequence[int] = (24, 48, 96, 128),
         hidden: int = 128,
         rank: int = 8,
         passes: int = 2,
     ):
         super().__init__(side=side)
         self.layers, self.passes, self.rank = {name: tuple(size) for name, size in layers.items()}, passes, rank
-        self.backbone = IRSE(widths=widths, units=[1] * len(widths), in_channels=6)
+        self.backbone = IRSE(widths=widths, units=(1,) * len(widths), in_channels=6)
         pool = nn.AdaptiveAvgPool2d(POOLED)
         self.shared = nn.Sequential(pool, nn.Flatten(), nn.Linear(widths[-1] * POOLED**2, hidden), nn.PReLU(hidden))
         self.heads = nn.ModuleList(nn.Linear(hidden, i * rank) for i, _ in self.layers.values())
