@@ -76,7 +76,7 @@ class HyperStyle(Offsets):
         """A new one for a generator's later layers. side: of the pictures."""
         later = {n: c for n, (c, r) in generator.feature_layers().items() if r >= generator.size // LATER}
         convs = {f"{name}.conv.weight": generator.get_parameter(f"{name}.conv.weight") for name in later}
-        return cls(side=side, layers={name: (w.shape[2], w.shape[1]) for name, w in convs.items()}, **options)
+        return cls(side=side, layers={name: [w.shape[2], w.shape[1]] for name, w in convs.items()}, **options)
 
     def added(self, weight: Float[Tensor, "1 o i k k"], kept: Float[Tensor, "o i"]) -> Float[Tensor, "1 o i k k"]:
         """Weight times its factors."""
