@@ -26,7 +26,7 @@ HELD = ExitStack()
 if workflow.is_main_process and not workflow.dryrun:  # a second run into the same folder waits for the first
     HELD.enter_context(lock_output(Path(RUNS)))
 
-LABELS = {"05": 1, "06": 1, "07": 1, "08": 2, "09": 1}  # attributes that a notebook needs
+LABELS = {"05": 1, "06": 1, "07": 1, "08": 2, "09": 1, "11": 1}  # attributes that a notebook needs
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 LEFT_OUT = [name for name in NOTEBOOKS if LABELS.get(name[:2], 0) > len(WORLD.attributes)]
 if LEFT_OUT:
@@ -35,7 +35,7 @@ if LEFT_OUT:
 PICTURES = "00_domain"  # draws the pictures that most others read, with a process per core: they wait for it
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
 # The longest is begun first and short ones end the run, so that no core waits for another
-LONGEST, LONG = "04_inversion_table", "01_generator|03_inversion_quality|07_reference_editing|08_attribute_dependency"
+LONGEST, LONG = "04_inversion_table", "01_generator|03_inversion_quality|07_reference_editing|08_attribute_dependency|11_detail"
 HAS = {name: parameters(f"notebooks/{name}.ipynb") for name in NOTEBOOKS}
 
 

@@ -10,6 +10,10 @@ from stx.baselines import registry
 from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.checkpoints import weights
+from stx.detail.features import FeatureEditor, FeatureEncoder
+from stx.detail.hfgi import HFGI
+from stx.detail.manifold import Manifold
+from stx.detail.offsets import HyperStyle
 from stx.latent_classifier import LatentClassifier
 from stx.matched_pairs import MatchedPairs
 from stx.perception.attribute_classifier import AttributeClassifier, AttributeJudge
@@ -42,6 +46,11 @@ def tiny():
         "reference_editor": ReferenceEditor(w_dim=12),
         "matched_pairs": MatchedPairs(num_ws=6, w_dim=12, attributes=("Smiling",), components=7, kinds=2),
         "directions": Directions(count=3, tokens=1, w_dim=12),
+        "feature_encoder": FeatureEncoder.for_generator(generator, side=SIZE, width=4, units=1),
+        "feature_editor": FeatureEditor.for_generator(generator, side=SIZE, width=4, units=1, editor_width=5),
+        "hfgi": HFGI.for_generator(generator, side=SIZE, width=4, aligning=3),
+        "hyperstyle": HyperStyle.for_generator(generator, side=SIZE, widths=(4, 8, 12), hidden=7, rank=2),
+        "manifold": Manifold(num_ws=6, w_dim=12, components=5, calibration=9),
         "token_maps": TokenMaps(count=2, num_ws=8, w_dim=12),
     }
 

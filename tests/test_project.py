@@ -226,7 +226,7 @@ def test_readme_table_of_label_edits_is_the_table():
     )
 
 
-@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 13), ("train.smk", 12)])
+@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 14), ("train.smk", 12)])
 def test_the_workflow_on_a_cluster(flow, jobs, tmp_path):
     """A dry run with the SLURM profile: every job is planned, nothing is submitted."""
     given = ["--config", f"runs={tmp_path}", f"out={tmp_path}"]

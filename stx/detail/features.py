@@ -15,7 +15,9 @@ from stx.files.errors import InputError
 from stx.perception.irse import IRSE, IRSEUnit, upsample_add
 from stx.stylegan2.networks import Generator
 
-MOST_DISTURBED = 0.25  # of the way to another code, by which codes of practice pictures are wrong at most
+FADES = 1.5  # what the editor begins with: where an edit changes features by their own size, a sixth is left of F
+CAUTION = 4.0  # how much more is faded after training; 2 and 4 were tried on validation pictures, whose edits need it
+MOST_DISTURBED = 0.4  # of the way to another code, by which codes of practice pictures are wrong at most
 
 
 def middle_layer(generator: Generator, side: int) -> str:
@@ -109,6 +111,7 @@ class FeatureEditor(FeatureEncoder):
             nn.Conv2d(3 * channels, editor_width, 1), IRSEUnit(editor_width, editor_width, 1), nn.PReLU(editor_width)
         )
         self.decide = starting_at_zero(editor_width, 2 * channels)
+        nn.init.constant_(self.decide.bias[:channels], FADES)
 
     def draw(
         self,
@@ -123,7 +126,8 @@ class FeatureEditor(FeatureEncoder):
         local = nn.functional.avg_pool2d(change.square().mean(1, keepdim=True), 5, 1, 2)
         local = (local / (before.square().mean((1, 2, 3), keepdim=True) + 1e-6)).sqrt()
         fade, new = self.decide(self.editor(torch.cat([kept["features"], change, before], 1))).chunk(2, 1)
-        left = kept["features"] * torch.exp(-local * nn.functional.softplus(fade)) + local * new
+        fade = (1.0 if self.training else CAUTION) * nn.functional.softplus(fade)
+        left = kept["features"] * torch.exp(-local * fade) + local * new
         return generator(edited, changes={self.layer: lambda x: x + left})
 
     def practice(self, generator: Generator, image: Tensor, ws: Tensor, edit: Edit) -> Practice:

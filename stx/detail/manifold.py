@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stx.files.config import Configured
@@ -32,6 +32,11 @@ class Strangeness:
     likely: Float[Tensor, "b"]
     code: Float[Tensor, "b"]
     picture: Float[Tensor, "b"]
+
+    @property
+    def strange(self) -> Bool[Tensor, "b"]:
+        """Which pictures are warned of."""
+        return self.likely <= WARN
 
     def warnings(self, names: Sequence[str]) -> list[str]:
         """A sentence for every picture that is not of the domain, nothing for the others."""

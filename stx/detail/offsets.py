@@ -4,6 +4,8 @@ A hypernetwork sees the picture and what is drawn so far, and tells by which fac
 changes (equation 4 of the paper: weight times one plus offset), in several passes as ReStyle does.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -52,15 +54,15 @@ class HyperStyle(Offsets):
         self,
         *,
         side: int,
-        layers: dict[str, tuple[int, int]],
-        widths: tuple[int, ...] = (24, 48, 96, 128),
+        layers: Mapping[str, Sequence[int]],
+        widths: Sequence[int] = (24, 48, 96, 128),
         hidden: int = 128,
         rank: int = 8,
         passes: int = 2,
     ):
         super().__init__(side=side)
         self.layers, self.passes, self.rank = {name: tuple(size) for name, size in layers.items()}, passes, rank
-        self.backbone = IRSE(widths=widths, units=[1] * len(widths), in_channels=6)
+        self.backbone = IRSE(widths=widths, units=(1,) * len(widths), in_channels=6)
         pool = nn.AdaptiveAvgPool2d(POOLED)
         self.shared = nn.Sequential(pool, nn.Flatten(), nn.Linear(widths[-1] * POOLED**2, hidden), nn.PReLU(hidden))
         self.heads = nn.ModuleList(nn.Linear(hidden, i * rank) for i, _ in self.layers.values())
@@ -74,7 +76,7 @@ class HyperStyle(Offsets):
         """A new one for a generator's later layers. side: of the pictures."""
         later = {n: c for n, (c, r) in generator.feature_layers().items() if r >= generator.size // LATER}
         convs = {f"{name}.conv.weight": generator.get_parameter(f"{name}.conv.weight") for name in later}
-        return cls(side=side, layers={name: (w.shape[2], w.shape[1]) for name, w in convs.items()}, **options)
+        return cls(side=side, layers={name: [w.shape[2], w.shape[1]] for name, w in convs.items()}, **options)
 
     def added(self, weight: Float[Tensor, "1 o i k k"], kept: Float[Tensor, "o i"]) -> Float[Tensor, "1 o i k k"]:
         """Weight times its factors."""

@@ -59,10 +59,10 @@ def practice_edits(matched: nn.Module | None, reader: nn.Module | None) -> Edit:
         later = torch.arange(ws.shape[1], device=ws.device)[None, :, None] >= first
         change = later * (ws.roll(1, 0) - ws)
         if matched is not None:
-            index = torch.randint(len(matched.attributes), (len(ws),), device=ws.device)
-            wanted = (reader(ws)[0].gather(1, index[:, None])[:, 0] <= 0).float()
-            index = torch.where(matched.known[wanted.long(), index], index, matched.known.all(0).nonzero()[0, 0])
-            labelled = matched(ws, index.tolist(), wanted.tolist())
+            shown, wanted = reader(ws)[0] > 0, torch.rand(len(ws), 1, device=ws.device) < 0.5
+            known = matched.known[wanted[:, 0].long()]
+            index = torch.multinomial((shown != wanted) * known + 1e-6 * known, 1)[:, 0]  # one it lacks, or has
+            labelled = matched(ws, index.tolist(), wanted[:, 0].float().tolist())
             change = torch.where(torch.rand(len(ws), 1, 1, device=ws.device) < MIXED, change, labelled)
         low, high = STRENGTHS
         return ws + change * (low + (high - low) * torch.rand(len(ws), 1, 1, device=ws.device))
