@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from stx import metrics
+from stx import resampling
 from stx.domains import avatars, counterparts
 from stx.domains.avatars import Avatar
 from stx.domains.images import to_tensor
@@ -131,7 +131,8 @@ def landed(
     `distance_to_truth` gives, or None. "others right": share of the other labels that are as the truth's; "any right":
     whether all labels are those of one of the truths; "share of the way": of the LPIPS distance to the drawn truth.
     """
-    table = pd.DataFrame({"attribute": cases.index, "way": [WAYS[t] for t in cases.target]})
+    ways = [WAYS[target] for target in cases.target]
+    table = pd.DataFrame({"attribute": cases.index, "way": ways, "picture": cases.positions})
     own = np.arange(len(cases)), cases.index
     for number, (name, judge) in enumerate(judges.items()):
         suffix = f", {name}" if number else ""
@@ -184,19 +185,16 @@ def edit_all(
 def summarise(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """A row for each way: the mean over attributes of each measure with its 95 % interval over pictures.
 
-    The interval resamples pictures within each attribute (`metrics.stratified_interval`). Of "share of the way" it is
-    the median of the attributes' means.
+    The interval resamples pictures, each with all its edits (`stx.resampling`). Of "share of the way" it is the median
+    of the attributes' means.
     """
     rows = []
     for way, part in table.groupby("way", sort=True):
         row = {"way": way, "pictures": len(part)}
-        for name in part.columns.drop(["attribute", "way"]):
-            of = np.median if name == "share of the way" else np.mean
-            groups = part["attribute"].to_numpy()
-            value, low, high = metrics.stratified_interval(
-                part[name].to_numpy(), groups, of=of, resamples=resamples, seed=seed
-            )
-            row |= {name: value, f"{name} low": low, f"{name} high": high}
+        for name in part.columns.drop(["attribute", "way", "picture"]):
+            of = np.nanmedian if name == "share of the way" else np.nanmean
+            found = resampling.mean(part, name, of=of, resamples=resamples, seed=seed)
+            row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
 
