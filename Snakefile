@@ -8,9 +8,11 @@
 
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from stx.domains import datasets
+from stx.files.outputs import lock_output
 from stx.files.places import data_dir
 from stx.reports.notebooks import parameters
 from stx.reports.scales import SCALES
@@ -27,6 +29,9 @@ SMOKE = config.get("smoke", False)
 DEVICE = config.get("device", "auto")
 SEED = config.get("seed", 0)
 TIMEOUT = {"quick": 3, "evidence": 24}[SCALE] * 3600  # seconds for a cell
+HELD = ExitStack()
+if workflow.is_main_process and not workflow.dryrun:  # a second run into the same folder waits for the first
+    HELD.enter_context(lock_output(Path(RUNS)))
 
 LABELS = {"05": 1, "06": 1, "07": 1, "08": 2, "09": 1}  # attributes that a notebook needs
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))

@@ -163,7 +163,7 @@ def figure(table: pd.DataFrame, card: str) -> Figure:
             ax.plot(part["pixels"], 1000 * part[f"{what}, s"], label=f"{form}, {precision}", markersize=3, **style)
         ax.set(xscale="log", yscale="log", xlabel="pixels", title=f"to {what} one picture")
         ax.set_xticks(sorted(set(table["pixels"])), sorted(set(table["pixels"])), minor=False)
-        ax.minorticks_off()
+        ax.xaxis.minorticks_off()
         ax.yaxis.set_major_formatter("{x:g}")
     axes[0].set_ylabel("milliseconds")
     axes[0].legend(fontsize=6)

@@ -138,3 +138,28 @@ def per_sigma(
     ratio = delta[strong] / delta[strong][:, [target]]
     means = ratio.mean(0) if strong.any() else np.full(delta.shape[1], np.nan)
     return np.where(np.arange(delta.shape[1]) == target, np.nan, means)
+
+
+def shares_in_domain(edits: pd.DataFrame) -> pd.DataFrame:
+    """How often a method's pictures stay in the domain: a row per method, at its least strength and at its largest.
+
+    edits: a row per method, attribute, picture and strength, with "target change" and "in domain".
+    """
+    rows = []
+    for label, part in edits.groupby("method", sort=False):
+        ends = part.groupby(["attribute", "picture"])["strength"].rank(method="first")
+        shares = [part.loc[ends == end, "in domain"].mean() for end in (1, ends.max())]
+        rows.append([label, *shares, part.loc[ends == ends.max(), "target change"].mean()])
+    columns = ["in domain, least strength", "in domain, largest strength", "target change, largest strength"]
+    return pd.DataFrame(rows, columns=["method", *columns])
+
+
+def strength_near(edits: pd.DataFrame, change: float = 1.0) -> tuple[float, bool]:
+    """The strength whose mean target change is nearest to `change`, of those that leave half of the pictures in the
+    domain; where none does, the least strength and True: the method breaks pictures.
+
+    edits: of one method and attribute, with "strength", "target change" and "in domain".
+    """
+    part = edits.groupby("strength")
+    near = (part["target change"].mean() - change).abs()[part["in domain"].mean() >= 0.5]
+    return float(edits["strength"].min() if near.empty else near.idxmin()), near.empty

@@ -131,11 +131,12 @@ def edit_files(
     *,
     inputs: Sequence[str | Path] = (),
     faces: bool = False,
+    detail: str = "codes",
 ) -> list[str]:
     """Inverts picture files, edits their codes and draws them as `NAME.png`; returns what went wrong with some.
 
-    edit: codes `[b, num_ws, w_dim]` to edited ones. Names, refusals and `faces` are those of `align_files` and
-    `invert_files`.
+    edit: codes `[b, num_ws, w_dim]` to edited ones. detail: how what codes lose is kept (`stx.detail.registry`). Names,
+    refusals and `faces` are those of `align_files` and `invert_files`.
     """
     out, failed = Path(out), []
     claim_output(out, inputs, locked=True)
@@ -149,8 +150,12 @@ def edit_files(
             for part in batches(len(rows), batch):
                 read = _read(pipe, rows[part.start : part.stop], names if faces else None, failed)
                 if read:
-                    codes = edit(pipe.invert(torch.stack([picture for _, picture in read])))
-                    for (row, _), picture in zip(read, images.to_uint8(pipe.synthesize(codes)), strict=True):
+                    image = torch.stack([picture for _, picture in read])
+                    found = pipe.invert_detail(image, detail)
+                    codes = found.ws if detail == "codes" else None
+                    warn_of_strangers(pipe, [row.source for row, _ in read], image, codes)
+                    drawn = pipe.redraw(found, edit)
+                    for (row, _), picture in zip(read, images.to_uint8(drawn), strict=True):
                         images.save_image(picture, out / f"{row.name}.png", source=_source(Path(row.source)))
                 bar.update(len(part))
     return failed
@@ -288,9 +293,19 @@ def _read(pipe: Pipeline, files: Sequence[Row], names: Names | None, failed: lis
     return found
 
 
+def warn_of_strangers(
+    pipe: Pipeline, names: Sequence[str], image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b n d"] | None
+) -> None:
+    """A line on stderr for every picture that is not of the domain, where its networks can tell. ws: as `invert`'s."""
+    if pipe.manifold is not None:
+        for line in pipe.strangeness(image, ws).warnings(names):
+            print(f"stx: {line}", file=sys.stderr)
+
+
 def _invert(pipe: Pipeline, read: Sequence[tuple[Row, Tensor]], out: Path | None) -> Tensor:
     image = torch.stack([picture for _, picture in read])
     ws = pipe.invert(image)
+    warn_of_strangers(pipe, [row.source for row, _ in read], image, ws)
     if out:
         for (row, _), *pair in zip(read, images.to_uint8(image), images.to_uint8(pipe.reconstruct(ws)), strict=True):
             images.save_image(np.concatenate(pair, axis=1), out / f"{row.name}.png", source=row.source)

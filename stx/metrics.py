@@ -178,6 +178,17 @@ def mean_interval(
     return float(values.mean()), *_percentiles(np.mean, values, resamples=resamples, seed=seed)
 
 
+def difference_interval(
+    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "m"], *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """mean(a) - mean(b) of two unpaired samples with its 95 % bootstrap interval; NaN where one is empty."""
+    if not len(a) or not len(b):
+        return float("nan"), float("nan"), float("nan")
+
+    found = _percentiles(lambda a, b, axis: a.mean(axis) - b.mean(axis), a, b, resamples=resamples, seed=seed)
+    return float(a.mean() - b.mean()), *found
+
+
 def _percentiles(statistic: Callable, *samples: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
     """The 95 % percentile interval of a statistic of independent samples (Efron 1979); NaN where one has a NaN."""
     from scipy.stats import bootstrap  # slow to import

@@ -7,7 +7,7 @@ import torch
 
 from stx import pick_device
 from stx.baselines import registry
-from stx.baselines.directions import Directions
+from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.checkpoints import weights
 from stx.latent_classifier import LatentClassifier
@@ -42,6 +42,7 @@ def tiny():
         "reference_editor": ReferenceEditor(w_dim=12),
         "matched_pairs": MatchedPairs(num_ws=6, w_dim=12, attributes=("Smiling",), components=7, kinds=2),
         "directions": Directions(count=3, tokens=1, w_dim=12),
+        "token_maps": TokenMaps(count=2, num_ws=8, w_dim=12),
     }
 
 

@@ -125,3 +125,21 @@ def test_per_sigma_by_hand():
     got = attribute_dependency.per_sigma(delta, np.array([1.0, 2.0, -0.1]), 0)
     np.testing.assert_allclose(got, [np.nan, 1.5, 2.25])
     assert np.isnan(attribute_dependency.per_sigma(delta, np.zeros(3), 0)).all()
+
+
+def test_strength_near_one_sigma_among_those_that_stay_in_the_domain():
+    edits = pd.DataFrame(
+        {
+            "method": "m",
+            "attribute": "a",
+            "picture": [0, 1] * 3,
+            "strength": [1.0, 1.0, 2.0, 2.0, 3.0, 3.0],
+            "target change": [0.2, 0.4, 0.6, 1.0, 1.0, 1.2],
+            "in domain": [True, True, True, False, False, False],
+        }
+    )
+    assert attribute_dependency.strength_near(edits) == (2.0, False)
+    assert attribute_dependency.strength_near(edits, 0.0) == (1.0, False)
+    assert attribute_dependency.strength_near(edits.assign(**{"in domain": False})) == (1.0, True)
+    (row,) = attribute_dependency.shares_in_domain(edits).to_numpy().tolist()
+    assert row == ["m", 1.0, 0.0, pytest.approx(1.1)]

@@ -115,11 +115,16 @@ def test_cost():
     assert len(calls) == 7
 
 
-def test_intervals_of_means():
-    a = np.random.RandomState(0).randn(400) + 1.0
+def test_intervals_of_means_and_differences():
+    random = np.random.RandomState(0)
+    a, b = random.randn(400) + 1.0, random.randn(300)
     mean, low, high = metrics.mean_interval(a)
     assert mean == a.mean()
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
+    gap, low, high = metrics.difference_interval(a, b)
+    assert gap == pytest.approx(a.mean() - b.mean())
+    assert high - low == pytest.approx(2 * 1.96 * (1 / 400 + 1 / 300) ** 0.5, rel=0.2)
+    assert all(np.isnan(metrics.difference_interval(a, b[:0])))
 
 
 def test_intervals_repeat_and_take_single_values():
@@ -127,6 +132,7 @@ def test_intervals_repeat_and_take_single_values():
     assert metrics.mean_interval(values, seed=3) == metrics.mean_interval(values, seed=3)
     assert metrics.mean_interval(values, seed=3) != metrics.mean_interval(values, seed=4)
     assert metrics.mean_interval(np.array([7.0])) == (7, 7, 7)
+    assert metrics.difference_interval(np.array([7.0]), np.array([2.0, 2.0])) == (5, 5, 5)
     assert all(np.isnan(metrics.mean_interval(np.array([1.0, np.nan]))))
 
 

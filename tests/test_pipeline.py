@@ -54,11 +54,53 @@ def test_converted_directions_are_edits(pipe, tiny, home, capsys, photos, tmp_pa
     for name in ("age:3", "age:x", "age:-1"):
         with pytest.raises(EditError, match="age has the directions 0 to 2"):
             pipe.edit(ws, add=[name])
-    with pytest.raises(WeightsError, match="matched_pairs"):
+    with pytest.raises(EditError, match="nothing called '../age' to edit.*; there is: age:0 to age:2, ganspace:0"):
         pipe.edit(ws, add=["../age"])
     weights.save(Directions(count=1, tokens=1, w_dim=7), home / "directions-wide", dtype=torch.float32)
     with pytest.raises(InputError, match="directions of 1 x 7 do not fit codes of 6 x 12"):
         pipe.edit(ws, add=["wide"])
+
+
+def test_components_need_neither_labels_nor_files(pipe):
+    """SeFa's are of unit length, GANSpace's in standard deviations, a channel of StyleSpace alone moves."""
+    ws = pipe.sample(2)
+    there = {e.name: e for e in pipe.editable()}
+    assert list(there) == ["ganspace", "sefa", "stylespace"] and there["sefa"].count == 12
+    moved = pipe.edit(ws, add=["sefa:3"], strength=2.0) - ws
+    torch.testing.assert_close(moved.norm(dim=2), torch.full((2, 6), 2.0))
+    w = pipe.generator.mapping(torch.randn(4000, 12, generator=torch.Generator().manual_seed(5)))
+    step = (pipe.edit(ws, add=["ganspace:1"]) - ws)[0, 0]
+    assert (w @ (step / step.norm())).std().item() == pytest.approx(step.norm().item(), rel=0.05)
+    assert torch.equal(pipe.edit(ws, add=["ganspace"], tokens=(2, 3))[:, [0, 1, 4, 5]], ws[:, [0, 1, 4, 5]])
+    styles = pipe.edit(ws, add=["stylespace:2_5"], strength=3.0)
+    spread = pipe.generator.styles(pipe.sample(2000))["convs.0"][:, 5].std()
+    for name, style in pipe.generator.styles(ws).items():
+        if name == "convs.0":
+            style[:, 5] += 3 * spread
+        torch.testing.assert_close(styles[name], style)
+    assert pipe.synthesize(styles).shape == (2, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"add": ["sefas"]}, r"nothing called 'sefas' to edit \(did you mean sefa\?\)"),
+        ({"add": ["sefa:12"]}, "sefa has the directions 0 to 11"),
+        ({"add": ["stylespace:9_0"]}, "with a layer of 0 to 7"),
+        ({"add": ["stylespace:0_99"]}, "layer 0 has the channels 0 to 7"),
+        ({"add": ["stylespace:conv1"]}, "expected LAYER_CHANNEL"),
+        ({"add": ["sefa:0"], "until": 0.5}, "until and like are for attributes"),
+        ({"add": ["sefa:0"], "tokens": (3, 6)}, "expected two of 0 to 5"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(pipe, options, told):
+    with pytest.raises(EditError, match=told):
+        pipe.edit(pipe.sample(1), **options)
+
+
+def test_directions_of_another_generator_are_not_listed(pipe, home):
+    weights.save(Directions(count=1, tokens=1, w_dim=7), home / "directions-wide", dtype=torch.float32)
+    assert "wide" not in {e.name for e in pipe.editable()}
 
 
 def test_installed_without_its_repository_stx_says_where_weights_come_from(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Public files of edit directions (InterFaceGAN, GANSpace), and codes that are none."""
+"""Public files of edits (InterFaceGAN, GANSpace), and codes that are none."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,7 @@ from torch import Tensor
 
 from stx.baselines.directions import Directions
 from stx.checkpoints import weights
-from stx.checkpoints.tensors import (
-    Found,
-    empty,
-    refuse_unknown,
-)
+from stx.checkpoints.tensors import Found, empty, refuse_unknown
 from stx.files.errors import WeightsError
 from stx.stylegan2.networks import Generator
 
@@ -80,7 +76,7 @@ def ganspace(content: dict, source: str) -> Found:
 def check_fit(found: Found, folder: Path) -> None:
     """Raises `WeightsError` when directions do not fit the codes of the generator in `folder`, if there is one."""
     directions, config = found.networks.get("directions"), folder / "generator" / "config.json"
-    if isinstance(directions, Directions) and config.is_file():
+    if directions is not None and config.is_file():
         try:
             directions.check_fit(empty(Generator, **weights.read_config(config.parent)["args"]))
         except (KeyError, TypeError, ValueError) as error:

@@ -14,10 +14,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from stx.baselines.directions import Directions
+from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
 from stx.checkpoints.tensors import Sparing, check_state
+from stx.detail.features import FeatureEditor, FeatureEncoder
+from stx.detail.hfgi import HFGI
+from stx.detail.manifold import Manifold
+from stx.detail.offsets import HyperStyle
+from stx.detail.registry import TRAINED
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import sha256
@@ -51,6 +56,12 @@ NETWORKS = {
     "reference_editor": ReferenceEditor,
     "matched_pairs": MatchedPairs,
     "directions": Directions,
+    "token_maps": TokenMaps,
+    "feature_encoder": FeatureEncoder,
+    "feature_editor": FeatureEditor,
+    "manifold": Manifold,
+    "hfgi": HFGI,
+    "hyperstyle": HyperStyle,
 }
 
 FROM_PUBLIC = "or convert a public file (`stx weights` lists them)"
@@ -63,6 +74,8 @@ MADE_BY = {  # what to do where a network is missing
     "latent_classifier": f"notebook 05 {FROM_LABELS}",
     "picture_classifier": f"notebook 05 {FROM_LABELS}",
     "matched_pairs": f"notebook 05 {FROM_LABELS}",
+    "manifold": "make it (`stx train manifold`)",
+    **{name: f"train it (`stx train detail --method {name}`)" for name in TRAINED},
 }
 
 

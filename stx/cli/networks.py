@@ -9,9 +9,9 @@ from stx.files.errors import InputError
 
 
 @command("train", "Train a network for a domain; goes on where it stopped.")
-@click.argument("network", type=click.Choice(["generator", "encoder"]))
+@click.argument("network", type=click.Choice(["generator", "encoder", "detail", "manifold"]))
 @click.argument("domain")
-@click.option("--method", default="style_transformer", show_default=True, help="of the encoder: psp, e4e, ...")
+@click.option("--method", help="of an encoder: psp, e4e, ... (default: style_transformer); of detail: hfgi, ...")
 @own
 @click.option("--steps", type=COUNT, help="updates in all (default: of the avatars)")
 @click.option("--more", type=COUNT, metavar="N", help="go on for N updates with the encoder that is there")
@@ -28,7 +28,7 @@ from stx.files.errors import InputError
 def _train(
     network: str,
     domain: str,
-    method: str,
+    method: str | None,
     own: str,
     more: int | None,
     compared: bool,
@@ -40,7 +40,7 @@ def _train(
 ) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     for_encoders = [name for name in ("accumulate", "precision") if name in given] + ["more"] * bool(more)
-    if network == "generator" and (for_encoders or compared):
+    if network != "encoder" and (for_encoders or compared):
         raise InputError("--accumulate, --precision, --compared and --more are for encoders")
     if more and "steps" in given:
         raise InputError("--more goes on for that many updates; --steps begins anew: one of them")
@@ -48,6 +48,7 @@ def _train(
         given["steps"] = more
     from stx.baselines.registry import COMPARED, METHODS, add_own
     from stx.checkpoints import weights
+    from stx.detail.registry import FOLDER as DETAIL_FOLDER
     from stx.domains import datasets
     from stx.files.outputs import claim_networks, claim_output
     from stx.files.places import data_dir
@@ -55,16 +56,22 @@ def _train(
     from stx.runtime import is_main, pick_device
 
     add_own(own)
-    if method not in METHODS:
+    method = method or {"detail": "features", "manifold": "manifold"}.get(network, "style_transformer")
+    if network == "encoder" and method not in METHODS:
         raise InputError(f"unknown method {method!r}: {', '.join(METHODS)}")
     device, world = pick_device(device), datasets.load(domain, resolution=resolution)
     home, run = data_dir() / world.name, runs / world.name
     claim_output(runs, [domain])
     made = ("generator", "discriminator") if network == "generator" else (method,)
-    claim_networks((out or (home / COMPARED if compared else home)) / name for name in made)
+    shelf = {"detail": home / DETAIL_FOLDER, "encoder": home / COMPARED if compared else home}.get(network, home)
+    claim_networks((out or shelf) / name for name in made)
     record = provenance(command=f"stx train {network}", device=device, domain=domain, **given)
     if network == "generator":
         done, log, steps = _train_generator(world, run / "generator", device, given)
+    elif network == "detail":
+        done, log, steps = _train_detail(world, home, run / DETAIL_FOLDER / method, device, method, given, record)
+    elif network == "manifold":
+        done, log, steps = _fit_manifold(world, home, device, record)
     else:
         home, run = (home / COMPARED, run / COMPARED) if compared else (home, run)
         done, log, steps = _train_encoder(world, home, run, device, method, more, compared, given, record)
@@ -74,8 +81,8 @@ def _train(
         return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
     for name, net in done.items():
         bits = weights.BITS if compared else None
-        weights.ship(net, (out or home) / name, _history(home / name, log, more), record, bits=bits)
-        print(f"trained {name}: {(out or home) / name}")
+        weights.ship(net, (out or shelf) / name, _history(shelf / name, log, more), record, bits=bits)
+        print(f"trained {name}: {(out or shelf) / name}")
     return 0
 
 
@@ -108,6 +115,36 @@ def _train_encoder(
         record["parameters"]["more"] = more
     encoder, log = recipes.train_encoder(world, generator, recipe, run, identity=identity, start=start, device=device)
     return {method: encoder}, log, recipe.steps
+
+
+def _train_detail(world, home: Path, run: Path, device: str, method: str, given: dict, record: dict):
+    from stx import recipes
+    from stx.checkpoints import weights
+    from stx.detail.registry import FOLDER, named
+
+    def found(name: str):
+        return weights.load(home / name, device) if (home / name / "config.json").is_file() else None
+
+    recipe = recipes.DetailRecipe(method=method, **given)
+    record["parameters"] |= {"method": recipe.method, "steps": recipe.steps, "batch": recipe.batch}
+    generator, encoder = (weights.load(home / name, device) for name in ("generator", "style_transformer"))
+    options = {"identity": found("identity"), "start": found(f"{FOLDER}/{named(method).begins_with or method}")}
+    edit = recipes.practice_edits(found("matched_pairs"), found("picture_classifier"))
+    net, log = recipes.train_detail(world, generator, encoder, recipe, run, edit=edit, device=device, **options)
+    return {method: net}, log, recipe.steps
+
+
+def _fit_manifold(world, home: Path, device: str, record: dict):
+    import pandas as pd
+
+    from stx import recipes
+    from stx.checkpoints import weights
+
+    generator, encoder = (weights.load(home / name, device) for name in ("generator", "style_transformer"))
+    counts = {"train": 4096, "held_out": 1024}
+    record["parameters"] |= counts
+    net = recipes.fit_manifold(world, generator, encoder, **counts, device=device)
+    return {"manifold": net}, pd.DataFrame({"step": [0]}), 0
 
 
 def _history(folder: Path, log, more: int | None):
@@ -144,7 +181,8 @@ def _convert(file: Path, to: str, out: Path) -> int:
 
     found = convert.read(file)
     directions.check_fit(found, out)
-    named = {f"{name}-{file.stem}" if name == "directions" else name: net for name, net in found.networks.items()}
+    stem = file.stem.removesuffix(".pth")  # public code names files .pth.tar
+    named = {f"{name}-{stem}" if name == "directions" else name: net for name, net in found.networks.items()}
     claim_networks(out / name for name in named)  # a domain has many directions
     for name, net in named.items():
         notes = {"kind": found.kind, "file": file.name, "sha256": sha256(file), **found.notes}
@@ -153,13 +191,16 @@ def _convert(file: Path, to: str, out: Path) -> int:
     return 0
 
 
-@command("export", "Networks of ours as a public checkpoint.")
+@command("export", "Networks of ours as a public checkpoint, or as ONNX graphs for the browser.")
 @click.argument("folder", type=FOLDER)
-@click.option("--to", type=click.Choice(["rosinality", "official"]), required=True)
-@click.option("--out", required=True, type=FOLDER, metavar="FILE")
-def _export(folder: Path, to: str, out: Path) -> int:
+@click.option("--to", type=click.Choice(["rosinality", "official", "onnx"]), required=True)
+@click.option("--out", required=True, type=FOLDER, metavar="PATH", help="a file; of onnx a folder")
+@click.option("--encoder", default="style_transformer", show_default=True, help="of onnx: psp, compared/e4e, ...")
+def _export(folder: Path, to: str, out: Path, encoder: str) -> int:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
+    if to == "onnx":
+        return _export_onnx(folder, out, encoder)
     from stx.checkpoints import export, weights
 
     names = ("generator", "discriminator", "style_transformer")
@@ -167,4 +208,13 @@ def _export(folder: Path, to: str, out: Path) -> int:
     notes = weights.read_config(folder / "style_transformer")["notes"] if "style_transformer" in networks else {}
     export.write(networks, to, out, notes)
     print(f"{', '.join(networks)} in {to} form: {out}")
+    return 0
+
+
+def _export_onnx(folder: Path, out: Path, encoder: str) -> int:
+    from stx.checkpoints import onnx
+
+    told = onnx.write(folder, out, encoder=encoder)
+    for name, graph in told["graphs"].items():
+        print(f"{out / name}.onnx: {graph['bytes'] / 1e6:.1f} MB, at most {graph['error']:.1e} from PyTorch")
     return 0

@@ -61,6 +61,8 @@ def _index(folder: Path) -> int:
 @click.option("--seed", type=int, default=0, show_default=True)
 @device
 def _score(file: Path, domain: str, scale: str, out: Path | None, seed: int, device: str) -> int:
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
     import stx
     from stx.evaluation import leaderboard, score
     from stx.reports import scales

@@ -4,7 +4,7 @@ A method is a function (ws, index of the attribute, target) -> (strength -> W+ c
 1 to add the attribute, 0 to remove it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -62,6 +62,30 @@ def matched_method(matched: MatchedPairs) -> Method:
         return lambda strength: label_editing.edit(ws, change, strength)
 
     return method
+
+
+def orders(
+    classifier: nn.Module,
+    ws: Float[Tensor, "n num_ws w_dim"],
+    index: int,
+    *,
+    widths: Sequence[float],
+    iterations: int,
+    seed: int = 0,
+) -> list[float]:
+    """How alike the second order is to the first, for an attribute that is added.
+
+    For each of `widths` (xi) the share of codes that have a second order and the mean cosine over these; at last the
+    cosine of the released script's direction.
+    """
+    where, wanted = [index] * len(ws), [1.0] * len(ws)
+    first, row = label_editing.first_order(classifier, ws, where, wanted), []
+    for xi in widths:
+        second = label_editing.second_order(classifier, ws, where, wanted, iterations=iterations, xi=xi, seed=seed)
+        there = second.flatten(1).norm(dim=1) > 0.5
+        row += [there.float().mean().item(), (first * second).sum((1, 2))[there].mean().item()]
+    released = label_editing.released_second_order(classifier, ws, index, seed=seed)
+    return [*row, F.cosine_similarity(first.flatten(1), released.flatten(1)).mean().item()]
 
 
 class Methods(Mapping):
@@ -192,9 +216,7 @@ class Methods(Mapping):
 @torch.no_grad()
 def strangeness(pipe: Pipeline, image: Float[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n"]:
     """LPIPS of pictures to their own inversions: small for what the domain has, large for a picture that is broken."""
-    alex = load_lpips("alex", pipe.device)
-    parts = (part.to(pipe.device) for part in image.split(MEASURE_BATCH))
-    return np.concatenate([alex(part, pipe.reconstruct(pipe.invert(part))).flatten().cpu().numpy() for part in parts])
+    return pipe.distortion(image).cpu().numpy()
 
 
 @torch.no_grad()

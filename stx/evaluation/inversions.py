@@ -140,6 +140,17 @@ def searches(
     return {name: found for name, found in made.items() if name != "in_domain" or idinvert is not None}
 
 
+def family(name: str, method: Inverter) -> str:
+    """What kind of method it is, for figures: "Style Transformer", "its ablations", "refinement", "searches", ..."""
+    if method.steps is not None:
+        return "searches"
+    if getattr(method.net, "passes", 1) > 1:
+        return "refinement"
+    if method.title.startswith("Style Transformer,"):
+        return "its ablations"
+    return "Style Transformer" if name == "style_transformer" else "other encoders"
+
+
 def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Result:
     """A method applied to the first `count` pictures of a data set."""
     codes, pictures, snapshots = [], [], {}

@@ -7,7 +7,7 @@ strength that is best for it on other pictures. What a method does wrong is told
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stx import resampling
-from stx.baselines.registry import EDITORS, INVERTERS, METHODS
+from stx.baselines.registry import COMPARED, EDITORS, INVERTERS, METHODS
 from stx.domains import avatars, images
 from stx.domains.splits import Dataset
 from stx.evaluation import editing, inversions, landing, quality
@@ -60,6 +60,9 @@ def inversion(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores
         for name in METHODS
         if name not in methods and not _of_stx(name)
     ]
+    if (pipe.folder / COMPARED).is_dir() and (pipe.folder / "style_transformer").is_dir():
+        shipped = inversions.encoders(pipe, {"style_transformer": "style_transformer"})["style_transformer"]
+        methods["shipped"] = replace(shipped, title=f"{OURS}, trained longer")
     for name, make in INVERTERS.items():
         made = _tried(scores, name, lambda make=make: make(pipe))
         if made is not None:
@@ -162,7 +165,7 @@ def _inverted(
     return quality.measure(pipe, test, found.pictures)[0], found.pictures
 
 
-def _check(codes: Codes, shape: tuple[int, ...]) -> None:
+def _check(codes: object, shape: tuple[int, ...]) -> None:
     """Raises `EditError` for codes of another shape, or with a number that is none."""
     for part in codes.values() if isinstance(codes, dict) else [codes]:
         if not isinstance(part, Tensor):

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import filelock
 import safetensors
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from stx.files.errors import FileError
 from stx.files.untrusted import one_line
 
 LOCK = ".stx.lock"
+PHOTO_MARK = 0x000B  # EXIF's ProcessingSoftware, by which photographs with edited faces are known
 MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
 RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folder of codes; others say `made_by`
     {"commit", "made", "parameters"},
@@ -89,6 +90,23 @@ def png_source(file: Path) -> str | None:
         return json.loads(image.info.get("Source", '""'))
 
 
+def mark_photo(exif: Image.Exif, source: Path) -> Image.Exif:
+    """EXIF that marks a photograph as written by stx, with a checksum of its source's name and without a preview.
+
+    A path would tell whoever gets the photograph where it lay; the preview of the file shows what was there before.
+    """
+    marked = Image.Exif()
+    marked.load(exif.tobytes())
+    marked[PHOTO_MARK] = f"stx {photo_owner(source)}"
+    marked._ifds.pop(ExifTags.IFD.IFD1, None)
+    return marked
+
+
+def photo_owner(source: Path) -> str:
+    """The checksum of a source's name: what is kept of it in a photograph."""
+    return f"{zlib.crc32(os.fsencode(source.resolve())):08x}"
+
+
 class Names:
     """Names of outputs, each given out once, also where upper and lower case are the same.
 
@@ -110,6 +128,17 @@ class Names:
             name = f"{base}-{number}"
         self._owners[name.casefold()] = owner
         return name
+
+
+def photos_in(folder: Path) -> Names:
+    """The names of the photographs in a folder, each owned by its source's checksum; of others by themselves."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        owner = str(path)
+        with contextlib.suppress(Exception), Image.open(path) as image:
+            owner = str(image.getexif().get(PHOTO_MARK, owner)).removeprefix("stx ")
+        found.append((path.stem, owner))
+    return Names(found)
 
 
 @contextlib.contextmanager
@@ -178,14 +207,20 @@ def _is_table(file: Path) -> bool:
 
 def _is_png(file: Path) -> bool:
     with Image.open(file, formats=["PNG"]) as image:
-        return str(image.info.get("Software", "")).split(" ")[0] == "stx"
+        return str(image.info.get("Software", "")).split(" ")[0] == "stx" or _is_photo(file)
+
+
+def _is_photo(file: Path) -> bool:
+    with Image.open(file) as image:
+        return str(image.getexif().get(PHOTO_MARK, "")).split(" ")[0] == "stx"
 
 
 def _is_shard(file: Path) -> bool:
     if file.name == "model.safetensors":
         return _beside_config(file)
     with safetensors.safe_open(file, "pt") as shard:
-        return {"settings", "rows"} <= (shard.metadata() or {}).keys()
+        told = shard.metadata() or {}
+        return told.get("made_by") == "stx" or {"settings", "rows"} <= told.keys()
 
 
 def _is_executed(file: Path) -> bool:
@@ -204,10 +239,12 @@ _READERS = {
     ".pt": _is_export,
     ".pth": _is_export,
     ".png": _is_png,
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"), _is_photo),
     ".pdf": lambda file: b"/Creator (stx " in file.read_bytes(),
     ".json": _is_record,
     ".csv": _beside_table,
     ".md": _is_table,
     ".ipynb": _is_executed,
+    ".onnx": lambda file: _is_record(file.with_name("graphs.json")),
     ".safetensors": _is_shard,
 }

@@ -10,7 +10,7 @@ from stx.files.errors import InputError
 
 SCALES = ("smoke", "quick", "evidence")
 # Sizes that change what is measured, not only on how much: numbers of other ones are not held against each other
-EFFORTS = {"search_steps", "sampled", "drawn", "codes", "steps", "parts"}
+EFFORTS = {"search_steps", "sampled", "codes", "steps", "parts"}
 EFFORTS |= {"flow_steps", "transformer_steps", "contrastive_steps", "levels"}
 SIZES = {  # notebook -> parameter -> its size at each of SCALES
     "00_domain": {"count": (64, 1024, 2048), "pairs": (16, 256, 1024)},

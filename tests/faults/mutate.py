@@ -23,7 +23,7 @@ from stx.latent_classifier import LatentClassifier
 from stx.reports import claims, figures
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Generator
-from stx.training.loop import train
+from stx.training.loop import Resumable, train
 
 SIZE = 16
 NUMBERS = (0, 1, -1, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
@@ -82,8 +82,10 @@ def checkpoints(folder: Path) -> None:
     (folder / "w.bin").write_bytes(bytes(12))
 
 
-class Counter:
+class Counter(Resumable):
     """A training of one number."""
+
+    kept = ("net",)
 
     def __init__(self):
         self.net = torch.nn.Linear(1, 1)
@@ -93,12 +95,6 @@ class Counter:
 
     def positions(self, step):
         return []
-
-    def state_dict(self):
-        return {"net": self.net.state_dict()}
-
-    def load_state_dict(self, state):
-        self.net.load_state_dict(state["net"])
 
 
 def folders(home: Path) -> None:

@@ -28,8 +28,9 @@ from stx.domains import datasets, drawings, images
 from stx.files import atomic, outputs
 from stx.files.errors import DomainError, FileError, ImageError, TrainingError, WeightsError
 from stx.reports import figures, notebooks
-from stx.training.loop import Resumable, load_state, train
+from stx.training.loop import load_state, train
 from tests.conftest import SIZE
+from tests.faults.mutate import Counter
 
 
 def noise(seed, side=SIZE):
@@ -445,21 +446,6 @@ def test_a_config_that_asks_for_far_more_than_its_file(home, change):
     assert time.process_time() - began < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1 << 20
     assert "\n" not in str(caught.value)
-
-
-class Counter(Resumable):
-    """A training of one number."""
-
-    kept = ("net",)
-
-    def __init__(self):
-        self.net = torch.nn.Linear(1, 1)
-
-    def step(self, step):
-        return {"loss": 0.0}
-
-    def positions(self, step):
-        return []
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "without keys", "a list", "another net"])
