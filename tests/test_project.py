@@ -153,7 +153,7 @@ def test_readme_numbers_are_those_of_the_tables():
         assert f"{one[what]:.{digits}f}" in text
         assert f"{two[what]:.{digits}f}" in text
     quality = table("03_quality")
-    assert len(quality) == 6
+    assert len(quality) >= 6
     for row in quality.itertuples():
         assert f"| {row.metric} | {row.value:.3g} | {row.low:.3g} to {row.high:.3g} |" in text
     steps = pd.read_csv(ROOT / "data" / "avatars" / "style_transformer" / "log.csv")["step"].max()
@@ -226,7 +226,7 @@ def test_readme_table_of_label_edits_is_the_table():
     )
 
 
-@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 14), ("train.smk", 12)])
+@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 14), ("train.smk", 12), ("seeds.smk", 51)])
 def test_the_workflow_on_a_cluster(flow, jobs, tmp_path):
     """A dry run with the SLURM profile: every job is planned, nothing is submitted."""
     given = ["--config", f"runs={tmp_path}", f"out={tmp_path}"]

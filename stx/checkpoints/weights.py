@@ -187,9 +187,10 @@ PUBLIC = (
 
 
 def inventory() -> pd.DataFrame:
-    """Every network in `data/` and every public one that is missing: domain, network, state, source.
+    """Every network in `data/` and every public one that is missing: domain, network, state, commit, source.
 
-    A missing network has a row for each file that would give it.
+    commit: of stx, by which it was trained; see `commit_of`. A missing network has a row for each file that would give
+    it.
     """
     rows, home = [], data_dir()
     for folder in sorted(path.parent for depth in ("*/*", "*/*/*") for path in home.glob(f"{depth}/config.json")):
@@ -197,18 +198,27 @@ def inventory() -> pd.DataFrame:
         config = read_config(folder)
         notes = config.get("notes") or {}
         source = notes.get("file") or f"trained, {notes.get('steps', '?')} steps"
-        rows.append([domain, "/".join(network), state_of(folder), source])
+        rows.append([domain, "/".join(network), state_of(folder), commit_of(config), source])
     present = {(row[0], row[1]) for row in rows}
     for public in PUBLIC:
         for name in public.networks:
             if (public.domain, name) not in present:
-                rows.append([public.domain, name, "missing", f"{public.file}  {_addresses(public.where)}"])
-    return pd.DataFrame(rows, columns=["domain", "network", "state", "source"])
+                rows.append([public.domain, name, "missing", "", f"{public.file}  {_addresses(public.where)}"])
+    return pd.DataFrame(rows, columns=["domain", "network", "state", "commit", "source"])
 
 
 def _addresses(where: str) -> str:
     """Places on the web as addresses that a terminal can open; other words as they are."""
     return "  ".join(f"https://{place}" if "." in place else place for place in where.split(", "))
+
+
+def commit_of(config: dict) -> str:
+    """The commit that a network's training says it ran from: "5bce42ff43", "4cd36c0560 + changes" where files of the
+    package, the notebooks or the data differed from it, "" where none is on record.
+    """
+    notes = config.get("notes") or {}
+    commit = str(notes.get("commit") or "")[:10]
+    return f"{commit} + changes" if commit and notes.get("uncommitted_changes") is not False else commit
 
 
 def state_of(folder: Path) -> str:

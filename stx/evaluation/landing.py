@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from stx import label_editing, metrics
+from stx import label_editing, resampling
 from stx.domains import avatars, counterparts
 from stx.domains.avatars import Avatar
 from stx.domains.images import to_tensor
@@ -162,7 +162,8 @@ def landed(
     `distance_to_truth` gives, or None. "others right": share of the other labels that are as the truth's; "any right":
     whether all labels are those of one of the truths; "share of the way": of the LPIPS distance to the drawn truth.
     """
-    table = pd.DataFrame({"attribute": cases.index, "way": [WAYS[t] for t in cases.target]})
+    ways = [WAYS[target] for target in cases.target]
+    table = pd.DataFrame({"attribute": cases.index, "way": ways, "picture": cases.positions})
     own = np.arange(len(cases)), cases.index
     for number, (name, judge) in enumerate(judges.items()):
         suffix = f", {name}" if number else ""
@@ -188,26 +189,28 @@ def until(
     *,
     least: float = 0.0,
     most: float = 60.0,
-) -> tuple[Float[Tensor, "n num_ws w_dim"], float]:
-    """Codes moved along `change` until a classifier gives attribute `index` the probability, and the share that do.
+) -> tuple[Float[Tensor, "n num_ws w_dim"], Bool[np.ndarray, "n"]]:
+    """Codes moved along `change` until a classifier gives attribute `index` the probability, and which reach it.
 
     least, most: strengths; a code that does not reach it goes as far as `most`.
     """
     where, wanted = [index] * len(ws), [1.0] * len(ws)
     strength = label_editing.strength_for(classifier, ws, change, where, wanted, probability, most=most)
     edited = label_editing.edit(ws, change, strength.nan_to_num(most).clamp_min(least))
-    return edited, strength.isfinite().float().mean().item()
+    return edited, strength.isfinite().cpu().numpy()
 
 
 @torch.no_grad()
-def shown_and_changed(pipe: Pipeline, judge: nn.Module, before: Codes, after: Codes, index: int) -> tuple[float, float]:
-    """By a judge, the share of edited pictures that show attribute `index`, and the share of other labels that differ.
+def shown_and_changed(
+    pipe: Pipeline, judge: nn.Module, before: Codes, after: Codes, index: int
+) -> tuple[Bool[np.ndarray, "n"], float]:
+    """By a judge, which edited pictures show attribute `index`, and the share of other labels that differ.
 
     before, after: the codes of the same pictures, unedited and edited.
     """
     was, now = (attribute_logits(pipe, judge, codes) > 0 for codes in (before, after))
     changed = np.delete(was != now, index, axis=1)
-    return float(now[:, index].mean()), float(changed.mean()) if changed.size else 0.0
+    return now[:, index], float(changed.mean()) if changed.size else 0.0
 
 
 def edit_until(
@@ -261,19 +264,16 @@ def _in_order(parts: Sequence[Codes], places: Sequence[np.ndarray]) -> Codes:
 def summarise(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """A row for each way: the mean over attributes of each measure with its 95 % interval over pictures.
 
-    The interval resamples pictures within each attribute (`metrics.stratified_interval`). Of "share of the way" it is
-    the median of the attributes' means.
+    The interval resamples pictures, each with all its edits (`stx.resampling`). Of "share of the way" it is the median
+    of the attributes' means.
     """
     rows = []
     for way, part in table.groupby("way", sort=True):
         row = {"way": way, "pictures": len(part)}
-        for name in part.columns.drop(["attribute", "way"]):
-            of = np.median if name == "share of the way" else np.mean
-            groups = part["attribute"].to_numpy()
-            value, low, high = metrics.stratified_interval(
-                part[name].to_numpy(), groups, of=of, resamples=resamples, seed=seed
-            )
-            row |= {name: value, f"{name} low": low, f"{name} high": high}
+        for name in part.columns.drop(["attribute", "way", "picture"]):
+            of = np.nanmedian if name == "share of the way" else np.nanmean
+            found = resampling.mean(part, name, of=of, resamples=resamples, seed=seed)
+            row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -27,6 +27,7 @@ from stx.files.errors import InputError
 from stx.files.outputs import claim_files, made_by_stx
 from stx.files.places import ROOT, safe_name
 from stx.files.untrusted import one_line
+from stx.reports import scales
 
 PACKAGES = ("torch", "numpy", "lpips", "dicebear-styles", "resvg-py")
 WIDTH = 7.0  # inches: the width of a page's text, which no figure exceeds
@@ -168,7 +169,8 @@ def save_table(
     claim_files(folder / f"{name}.{suffix}" for suffix in ("md", "csv", "json"))
     packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
     where = record["machine"] if record["device"] == "cpu" else f"{record['device']}, {record['machine']}"
-    made = f"Made {record['made']} by stx {record['commit'][:12]} on {where} ({packages})."
+    scale = f" at {scales.told(record['parameters'])} scale" if "scale" in record["parameters"] else ""
+    made = f"Made {record['made']} by stx {record['commit'][:12]}{scale} on {where} ({packages})."
     rounded, words = {"floatfmt": ".4g"}, {"disable_numparse": True}
     plain = (table if shown is None else shown).map(_cell).rename(columns=_cell)
     body = plain.to_markdown(index=False, **(rounded if shown is None else words))

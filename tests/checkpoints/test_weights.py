@@ -154,3 +154,52 @@ def test_weights_are_told_by_domain(home, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("cars\n")
     assert cli.main(["weights", "--domain", "boats"]) == 2
     assert "mine, ffhq, cars" in capsys.readouterr().err
+
+
+# Shipped networks trained beside uncommitted changes. A network that is trained again leaves the list; none may join it
+UNCLEAN = {
+    "classifier",
+    "discriminator",
+    "generator",
+    "identity",
+    "latent_classifier",
+    "picture_classifier",
+    "style_transformer",
+    *(
+        f"compared/{name}"
+        for name in (
+            "e4e",
+            "free_tokens",
+            "idinvert",
+            "no_self_attention",
+            "one_stage",
+            "psp",
+            "restyle_e4e",
+            "restyle_psp",
+            "restyle_style_transformer",
+            "style_transformer",
+            "two_stages",
+        )
+    ),
+}
+
+
+def test_shipped_networks_come_from_clean_commits_but_for_those_that_are_known():
+    own = weights.inventory().query("domain == 'avatars'").set_index("network")["commit"]
+    unclean = set(own.index[(own == "") | own.str.endswith("+ changes")])
+    assert unclean - UNCLEAN == set(), "train it again from a commit: every number that rests on it names one"
+    assert UNCLEAN - unclean == set(), "clean now: take it from the list"
+
+
+@pytest.mark.parametrize(
+    ("notes", "told"),
+    [
+        ({"commit": "5bce42ff43aa0", "uncommitted_changes": False}, "5bce42ff43"),
+        ({"commit": "5bce42ff43aa0", "uncommitted_changes": True}, "5bce42ff43 + changes"),
+        ({"commit": "5bce42ff43aa0"}, "5bce42ff43 + changes"),
+        ({"file": "a.pkl"}, ""),
+        (None, ""),
+    ],
+)
+def test_the_commit_of_a_network(notes, told):
+    assert weights.commit_of({"notes": notes}) == told

@@ -115,7 +115,9 @@ def folders(home: Path) -> None:
         Image.new("RGB", (SIZE, SIZE)).save(home / "labelled" / f"{name}.png")
     (home / "labelled" / "labels.csv").write_text("file,Smiling,Hat\na.png,0,1\nb.png,1,-1\n")
     record = figures.provenance(notebook="08")
-    claims.save([claims.Claim("a", "figure 9", "sigmas", 0.5, 0.1, 0.9, "08")], home / "claims", record)
+    claims.save(
+        [claims.Evidence("a", "figure 9", "x", "sigmas", 0.5, 0.1, 0.9, 0.01, 9, "08")], home / "claims", record
+    )
     figures.save_table(pd.DataFrame({"n": [1.5]}), "08_x", home / "claims", record)
     (home / "cache").mkdir()
     atomic.save_array(home / "cache" / "people.npy", np.arange(60, dtype=np.uint8).reshape(5, 4, 3))

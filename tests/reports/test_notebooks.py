@@ -44,7 +44,7 @@ def test_workflow_runs_every_notebook_once(tmp_path):
     assert record["packages"]["torch"]
     assert len(record["commit"]) >= 7
     quality = pd.read_csv(tmp_path / "figures" / "03_quality.csv")
-    assert set(quality["metric"]) == {"L2", "LPIPS-Alex", "ID", "MS-SSIM", "SWD", "FD-VGG16"}
+    assert set(quality["metric"]) == {"L2", "LPIPS-Alex", "ID", "MS-SSIM", "SWD", "FD-VGG16", "KD-VGG16"}
     assert (quality["low"] <= quality["high"]).all()
     assert "Nothing to be done" in snakemake(tmp_path)
 
@@ -122,12 +122,12 @@ def test_a_notebook_begins_with_the_values_that_its_parameters_have(monkeypatch)
 def test_every_parameter_is_used_and_keeps_the_value_of_the_record(path):
     """Cells below the first, which shrinks them for smoke and begins the record, give no parameter another value.
 
-    All have `smoke`, of which the explorer makes nothing: it is as small as can be.
+    `smoke` and `scale` are what sizes follow from when a notebook begins.
     """
     _, *cells = (c["source"] for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
     setup, *below = ([x for x in ast.walk(ast.parse("".join(cell))) if isinstance(x, ast.Name)] for cell in cells)
     names = set(notebooks.parameters(path))
-    assert names - {"smoke"} <= {x.id for cell in (setup, *below) for x in cell if isinstance(x.ctx, ast.Load)}
+    assert names - {"smoke", "scale"} <= {x.id for cell in (setup, *below) for x in cell if isinstance(x.ctx, ast.Load)}
     assert not names & {x.id for cell in below for x in cell if isinstance(x.ctx, ast.Store)}
 
 
