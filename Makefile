@@ -2,7 +2,8 @@
 #                   committed numbers agree (DOMAIN=ffhq, cars or a folder of pictures: with its trained weights)
 # make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
-# make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each)
+# make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each); of
+#                   DOMAIN=ffhq, cars or a folder of pictures with whatever networks are there
 # make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
 # make fuzz         spoilt files, kills at random moments, full disks, ... for MINUTES=5 from SEED=0: runs/fuzz
