@@ -148,7 +148,12 @@ function render({ model, el }) {
   const others = h("div", { className: "others" });
   const tokens = range("Edited tokens", (pair) => change("tokens", { tokens: pair }));
 
-  const carried = h("select", { onchange: () => ask("references", { carried: carried.value }) });
+  const carried = h("select", {
+    onchange: () => {
+      thumbs.replaceChildren("Looking for pictures that show it…");
+      ask("references", { carried: carried.value });
+    },
+  });
   carried.append(...setup.attributes.map((name) => h("option", { value: name }, title(name))));
   const thumbs = h("div", { className: "thumbs", role: "group", "aria-label": "References" });
   const none = button("No reference", () => change("reference", { reference: null, carried: "" }));
@@ -274,7 +279,7 @@ function render({ model, el }) {
       tab.tabIndex = chosen ? 0 : -1;
       bodies[i].hidden = !chosen;
     });
-    if (name === "Reference" && !thumbs.childElementCount) ask("references", { carried: carried.value });
+    if (name === "Reference" && !thumbs.childNodes.length) ask("references", { carried: carried.value });
     scroller.scrollTop = 0;
     return tabs.find((tab) => tab.textContent === name);
   }
@@ -513,7 +518,7 @@ function render({ model, el }) {
       seed.value = state.mix;
       mixTokens.put(state.mix_tokens);
     }
-    for (const thumb of thumbs.children) {
+    for (const thumb of thumbs.querySelectorAll("button")) {
       const chosen = state.carried === carried.value && Number(thumb.dataset.number) === state.reference;
       thumb.setAttribute("aria-pressed", chosen);
     }

@@ -68,14 +68,19 @@ def server(folder: Path, command: list[str], ready: str):
         log.close()
 
 
-@contextlib.contextmanager
-def page(**options):
+@pytest.fixture(scope="module")
+def browser():
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            yield browser.new_page(**{"viewport": {"width": 1280, "height": 800}} | options)
-        finally:
-            browser.close()
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def page(browser):
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    yield tab
+    tab.close()
 
 
 def notebook_in(folder: Path) -> Path:
@@ -93,15 +98,22 @@ def notebook_in(folder: Path) -> Path:
 def explorer_server(folder: Path):
     """Address and process of what `make explore` runs."""
     port, book = free_port(), notebook_in(folder)
-    command = ["stx.explorer.server", book.name, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
+    command = [
+        "stx.explorer.server",
+        book.name,
+        "--no-browser",
+        f"--port={port}",
+        "--Voila.ip=127.0.0.1",
+        "--upload_mb=5",
+    ]
     with server(folder, [*command, "--template=lab"], f"http://127.0.0.1:{port}/voila/static/voila.js") as process:
         yield f"http://127.0.0.1:{port}/", process
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+def opened(browser, tmp_path_factory):
     """A page with its server's process, and how long it took to show a picture; tests share it."""
-    with explorer_server(tmp_path_factory.mktemp("page")) as (address, process), page() as tab:
+    with explorer_server(tmp_path_factory.mktemp("page")) as (address, process), page(browser) as tab:
         began = time.monotonic()
         tab.goto(address, wait_until="commit", timeout=WAIT)
         words = tab.locator("#loading_text:has-text('…')").inner_text(timeout=WAIT)
@@ -167,10 +179,11 @@ def drag_by_keyboard(tab, attribute: str, presses: int) -> None:
         handle.press("ArrowRight")
 
 
-def upload(tab, name: str, content: bytes) -> None:
+def upload(tab, path: Path, content: bytes) -> None:
+    path.write_bytes(content)
     with tab.expect_file_chooser(timeout=WAIT) as chosen:
         tab.get_by_role("button", name="Upload").click()
-    chosen.value.set_files({"name": name, "mimeType": "image/png", "buffer": content})
+    chosen.value.set_files(path)
 
 
 def noise_picture() -> bytes:
@@ -225,7 +238,7 @@ def test_by_keyboard_alone(tab):
     assert re.fullmatch(r"\+1.00, probability 0.0\d to (0.9\d|1.00)", told)
     tab.keyboard.press("Control+z")  # a drag is one step
     wait_until_edit(tab, first)
-    assert np.array_equal(on_screen(tab), before)
+    assert np.abs(on_screen(tab).astype(int) - before).max() < 8  # round corners are blended
     tab.keyboard.press("Control+Shift+Z")
     wait_until_edit(tab, moved)
     tab.keyboard.press("0")
@@ -350,14 +363,14 @@ def test_recipes_are_checked_in_words(tab):
     assert np.array_equal(np.asarray(Image.open(saved.value.path())), pixels_of(tab))
 
 
-def test_uploads_are_a_source_with_a_way_back(tab):
+def test_uploads_are_a_source_with_a_way_back(tab, tmp_path):
     first = edit_of(tab)
-    upload(tab, "broken.png", b"this is no picture")
+    upload(tab, tmp_path / "broken.png", b"this is no picture")
     wait_until_said(tab, "broken.png: not a picture")
-    upload(tab, "large.png", bytes(51_000_000))
-    wait_until_said(tab, "large.png: 51.0 MB are too many")
+    upload(tab, tmp_path / "large.png", bytes(5_100_000))
+    wait_until_said(tab, "large.png: 5.1 MB are too many")
     assert edit_of(tab) == first
-    upload(tab, "mine.png", noise_picture() + bytes(2_500_000))  # in three parts
+    upload(tab, tmp_path / "mine.png", noise_picture() + bytes(2_500_000))  # in three parts
     wait_for(tab, "source: mine.png")
     tab.wait_for_selector(".warning:has-text('unlike those of avatars')", timeout=WAIT)
     assert tab.get_by_role("radio", name="My picture").is_checked()
@@ -408,11 +421,11 @@ def test_how_long_a_key_takes(tab):
     assert f"{shown[-1]:.0f} ms to the picture" in tab.locator(".timing").inner_text()
 
 
-def test_a_reload_and_a_dead_kernel_lose_nothing(opened, tab):
+def test_a_reload_and_a_dead_kernel_lose_nothing(opened, tab, tmp_path):
     _, process, *_ = opened
     tab.get_by_role("combobox", name="Examples").select_option("Sunglasses")
     wait_for(tab, "Sunglasses +1.00")
-    upload(tab, "mine.png", noise_picture())
+    upload(tab, tmp_path / "mine.png", noise_picture())
     wait_for(tab, "source: mine.png")
     edited, before = edit_of(tab), pixels_of(tab)
     tab.wait_for_function("() => location.hash.includes('mine.png')", timeout=WAIT)
@@ -431,7 +444,7 @@ def test_a_reload_and_a_dead_kernel_lose_nothing(opened, tab):
 
 
 @pytest.mark.timeout(400)
-def test_jupyterlab(tmp_path):
+def test_jupyterlab(browser, tmp_path):
     port, token = free_port(), "stx"
     flags = [
         *("--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0"),
@@ -442,7 +455,7 @@ def test_jupyterlab(tmp_path):
     notebook_in(tmp_path)
     with (
         server(tmp_path, ["jupyterlab", *flags], f"http://127.0.0.1:{port}/api/status?token={token}"),
-        page() as tab,
+        page(browser) as tab,
     ):
         tab.goto(f"http://127.0.0.1:{port}/doc/tree/{BOOK}?token={token}", timeout=WAIT)
         tab.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context?.isReady", timeout=WAIT)
@@ -456,8 +469,9 @@ def test_jupyterlab(tmp_path):
         assert np.abs(on_screen(tab).astype(int) - seen).max() > 20
         tab.keyboard.press("Control+z")
         wait_until_edit(tab, first)
-        assert np.array_equal(on_screen(tab), seen)
-        upload(tab, "large.png", noise_picture() + bytes(11_000_000))  # more than a message of Jupyter's server takes
+        assert np.abs(on_screen(tab).astype(int) - seen).max() < 8
+        assert np.array_equal(pixels_of(tab), before)
+        upload(tab, tmp_path / "large.png", noise_picture() + bytes(11_000_000))  # more than a message may have
         wait_for(tab, "source: large.png")
         assert tab.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
@@ -465,9 +479,9 @@ def test_jupyterlab(tmp_path):
 @pytest.mark.skipif(
     "STX_RECORD" not in os.environ, reason="`make recording` makes the README's picture of the explorer"
 )
-def test_recording(tmp_path):
+def test_recording(browser, tmp_path):
     """Drags two attributes and writes what is seen into $STX_RECORD/explorer.gif."""
-    with explorer_server(tmp_path) as (address, _), page() as tab:
+    with explorer_server(tmp_path) as (address, _), page(browser) as tab:
         tab.goto(address, timeout=WAIT)
         edit_of(tab)
         frames = [tab.screenshot()]
