@@ -11,19 +11,42 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from stx import metrics
+from stx import metrics, resampling
 from stx.baselines.optimisation import Inverted
 from stx.detail.kept import Inversion
 from stx.detail.registry import METHODS, TRAINED
 from stx.domains import align, avatars, images
+from stx.domains.splits import Dataset
+from stx.evaluation.editing import Method
 from stx.evaluation.inversions import ENCODE_BATCH, SEARCH_BATCH, Inverter
-from stx.evaluation.landing import Cases
+from stx.evaluation.landing import Cases, edit_all
 from stx.evaluation.quality import attribute_logits
 from stx.files.errors import ImageError
 from stx.pipeline import Pipeline
+from stx.reports import claims
 
 SAME = 0.02  # differences of a picture and its truth below this are none: what an edit should not change
 OTHER_STYLES = ("toon-head", "personas", "micah", "open-peeps", "avataaars-neutral")  # of DiceBear, beside ours
+LESS = 0.02  # of edits that show, which count as none
+PAPERS = {
+    "hfgi": "HFGI",
+    "hyperstyle": "HyperStyle",
+    "features": "FeatureStyle",
+    "feature_editor": "StyleFeatureEditor",
+}
+LOWER = [  # methods, whose distortion is lower and than whose, the claim and where it is made
+    *(
+        (name, "codes", f"{paper} has lower distortion than codes alone", f"{paper}, abstract")
+        for name, paper in PAPERS.items()
+    ),
+    ("features", "hfgi", "FeatureStyle has lower distortion than HFGI", "FeatureStyle, figure 1"),
+    (
+        "feature_editor",
+        "hyperstyle",
+        "StyleFeatureEditor has lower distortion than HyperStyle",
+        "StyleFeatureEditor, table 1",
+    ),
+]
 
 
 def available(pipe: Pipeline) -> list[str]:
@@ -55,6 +78,39 @@ def _run(pipe: Pipeline, method: str, image: Tensor, *, steps: int | None = None
 def numbers_kept(found: Inversion) -> int:
     """How many numbers are kept of one picture, its codes among them."""
     return found.ws[0].numel() + sum(value[0].numel() for value in found.kept.values())
+
+
+def edited_inversions(
+    pipe: Pipeline, method: str, edit: Method, cases: Cases, data: Dataset, *, steps: int
+) -> Inversion:
+    """Cases edited at strength 1, one after the other; each picture is inverted once. steps: of a search."""
+    own, back = np.unique(cases.positions, return_inverse=True)
+    found = pipe.invert_detail(data.batch(own), method, steps=steps)[torch.as_tensor(back)]
+    return found.edit(edit_all(edit, found.ws, cases, 1.0))
+
+
+def evidence(
+    tables: Mapping[str, pd.DataFrame], landed: Mapping[str, pd.DataFrame], *, seed: int = 0
+) -> list[claims.Evidence]:
+    """What the methods' papers claim, as comparisons with codes alone and with each other, of methods that are there.
+
+    tables: of inversions, by method, as `quality.measure` gives; landed: of edits, as `landing.landed`. "As often" is
+    by at most `LESS` less often.
+    """
+    made = []
+    for other, than, claim, where in LOWER:
+        if {other, than} <= tables.keys():
+            gap = resampling.difference(tables[than], tables[other], "LPIPS-Alex", seed=seed)
+            line = claim, where, f"{METHODS[other].title} and {METHODS[than].title}", "LPIPS-Alex", gap
+            made.append(claims.evidence(*line, "11_detail"))
+    for other, paper in PAPERS.items():
+        if {other, "codes"} <= landed.keys():
+            bar = landed["codes"].assign(shown=landed["codes"]["shown"] - LESS)
+            gap = resampling.difference(landed[other], bar, "shown", seed=seed)
+            line = f"Edits of {paper}'s inversions show as often as those of codes", f"{paper}, abstract"
+            compared = f"{METHODS[other].title} and codes less {100 * LESS:.0f} points", "share of edits"
+            made.append(claims.evidence(*line, *compared, gap, "11_detail"))
+    return made
 
 
 @torch.no_grad()

@@ -49,6 +49,16 @@ SIZES = {  # notebook -> parameter -> its size at each of SCALES
         "transformer_steps": (2, 800, 4000),
         "contrastive_steps": (2, 300, 2000),
     },
+    "11_detail": {
+        "count": (16, 64, 2048),
+        "searched": (2, 4, 32),
+        "search_steps": (3, 50, 400),
+        "pictures": (1, 1, 64),
+        "drawings": (4, 16, 256),
+        "photographs": (2, 12, 1000),
+        "resamples": (20, 1000, 2000),
+        "set_resamples": (3, 20, 100),
+    },
 }
 SCORE = {  # the same for `stx score`
     "count": (12, 96, 2048),

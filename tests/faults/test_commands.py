@@ -245,8 +245,9 @@ def test_the_cache_of_a_killed_run_holds_nobody(tmp_path):
     """A process that is killed while it adds claims leaves no lock and no half of a file."""
     code = "import os, signal\nfrom stx.reports import claims, figures\n"
     code += "figures.save_table.__globals__['write_text'] = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-    code += f"claims.save([claims.Claim('a', 'p', 'u', 1., 1., 1., '04')], {str(tmp_path)!r}, figures.provenance())"
+    code += "one = claims.Evidence('a', 'p', 'c', 'u', 1., 1., 1., .1, 9, '04')\n"
+    code += f"claims.save([one], {str(tmp_path)!r}, figures.provenance())"
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -signal.SIGKILL
-    found = claims.save([claims.Claim("b", "p", "u", 1.0, 1.0, 1.0, "08")], tmp_path, RECORD)
-    assert list(found["claim"]) == ["b"]
+    found = claims.save([claims.Evidence("b", "p", "c", "u", 1.0, 1.0, 1.0, 0.1, 9, "08")], tmp_path, RECORD)
+    assert set(found["claim"]) == {"b"}
