@@ -65,12 +65,12 @@ def home(tmp_path, tiny):
 
 @pytest.fixture
 def own(tmp_path):
-    """The README's file with methods of one's own; what it adds in this process is taken out again."""
+    """The file of `docs/method.md` with methods of one's own; what it adds in this process is taken out again."""
     tables = [registry.METHODS, registry.INVERTERS, registry.EDITORS]
     before = [dict(table) for table in tables]
     path = tmp_path / "mine.py"
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    path.write_text(re.search(r"```python\n(# mine.py.*?)```", readme, re.DOTALL)[1])
+    page = (Path(__file__).parent.parent / "docs" / "method.md").read_text()
+    path.write_text(re.search(r"```python\n(# mine.py.*?)```", page, re.DOTALL)[1])
     yield path
     for table, old in zip(tables, before, strict=True):
         table.clear()

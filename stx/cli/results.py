@@ -1,4 +1,4 @@
-"""Commands for notebooks and their numbers: `stx run`, `check`, `score`, `sweep`, `index`, `bench`."""
+"""Commands for notebooks and their numbers: `stx run`, `check`, `score`, `sweep`, `index`, `readme`, `bench`."""
 
 import os
 import sys
@@ -83,6 +83,25 @@ def _score(file: Path, domain: str, scale: str, out: Path | None, seed: int, dev
     print("\n".join([f"stx: {line}" for line in wrong] + [f"page: {page}", f"rows: {out / 'LEADERBOARD.md'}"]))
     scored = sum(int(scores.table["own"].sum()) for scores in found.values() if len(scores.table))
     return 2 if not scored else int(bool(wrong))
+
+
+@command("readme", "Fill in the numbers of README.md from the tables.")
+@click.argument("file", type=FOLDER, default=Path("README.md"))
+@click.option(
+    "--figures", type=FOLDER, default=Path("figures"), show_default=True, metavar="DIR", help="with the tables"
+)
+@click.option("--check", is_flag=True, help="write nothing; exit code 1 where a number is stale")
+def _readme(file: Path, figures: Path, check: bool) -> int:
+    from stx.files.atomic import write_text
+    from stx.reports import readme
+
+    text, stale = readme.fill(file.read_text(encoding="utf-8"), figures)
+    for words in stale:
+        print(f"{'stale' if check else 'filled'}: {words}")
+    if stale and not check:
+        write_text(file, text)
+    print(f"{file}: {len(stale)} places {'stale' if check else 'filled anew'}")
+    return 1 if check and stale else 0
 
 
 @command("run", "Execute a notebook with parameters.")

@@ -57,7 +57,7 @@ RC = {
 MARKERS = "osD^v<>pXP"
 GREY = "0.6"  # of what stands behind
 GAP = 0.04  # between the pictures of a grid, as a share of their side
-LETTERS = 16  # of a title of a grid that fit into an inch
+LETTERS = 18  # of a title of a grid that fit into an inch
 APART = 20  # a line of a training breaks where its points are this many times farther apart than mostly
 LONG_TABLE = 60  # lines from which the index only links a table
 
@@ -86,25 +86,28 @@ def categories(labels: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3
     return (255 * palette[labels % len(palette)]).astype(np.uint8)
 
 
-def name_points(ax: Axes, points: Mapping[str, tuple[float, float]], *, colors: Mapping[str, object] = {}) -> None:
+def name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Writes names to the right of points (in units of the axes), moved apart where they would lie on each other.
 
-    A name that had to move, is joined to its point by a line. Call it when the limits of the axes are final.
+    In the lower half of the axes they move up, in the upper half down; one that had to move far is joined to its point
+    by a line. Call it when the limits of the axes are final.
     """
     ax.figure.draw_without_rendering()  # a layout moves axes
-    line, letter = (share * SMALL * ax.figure.dpi / 72 for share in (1.15, 0.6))
-    placed: list[tuple[float, float, float]] = []
-    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
-        at_x, at_y = ax.transData.transform((x, y))
-        end, text_y = at_x + letter * (len(name) + 2), at_y
-        for left, right, other in placed:
-            if left < end and at_x < right and text_y < other + line:
-                text_y = other + line
-        placed.append((at_x, end, text_y))
-        style = {"color": colors.get(name, "black"), "fontsize": SMALL, "va": "center"}
-        moved = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if text_y - at_y > line else None
-        offset = np.array([letter * 1.5, text_y - at_y]) * 72 / ax.figure.dpi
-        ax.annotate(name, (x, y), offset, textcoords="offset points", arrowprops=moved, **style)
+    line, letter = (share * SMALL * ax.figure.dpi / 72 for share in (1.2, 0.6))
+    places = {name: ax.transData.transform(point) for name, point in points.items()}
+    middle = ax.transAxes.transform((0, 0.5))[1]
+    taken = [(x - letter, x + letter, y) for x, y in places.values()]
+    for name in sorted(places, key=lambda name: abs(places[name][1] - middle), reverse=True):
+        x, y = places[name]
+        start, up = x + 1.5 * letter, line / 4 if y < middle else -line / 4
+        end = start + letter * len(name)
+        while any(left < end and start < right and abs(y - other) < line for left, right, other in taken):
+            y += up
+        taken.append((start, end, y))
+        moved = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if abs(y - places[name][1]) > line else None
+        offset = np.array([start, y]) - places[name]
+        style = {"textcoords": "offset pixels", "fontsize": SMALL, "va": "center", "arrowprops": moved}
+        ax.annotate(name, points[name], offset, **style)
 
 
 def heat(ax: Axes, matrix: pd.DataFrame, *, most: float, dots: Iterable[int] = ()) -> None:

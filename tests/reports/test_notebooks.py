@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,25 @@ def test_what_is_no_notebook_is_told(text, tmp_path):
     (tmp_path / "a.ipynb").write_text(text)
     with pytest.raises(NotebookError, match=r"a\.ipynb: not a notebook"):
         notebooks.parameters(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_a_notebook_teaches(path):
+    """Equations, a toy that is checked, what to see, links that lead somewhere, and things to try that exist."""
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    assert "$$" in text
+    assert "By hand" in text
+    assert any("assert " in cell for cell in code)
+    assert "**What to see:**" in text
+    tried = text.split("## Try this")[1]
+    asked = re.findall(r"-p (\w+) ", tried)
+    assert len(asked) >= 2
+    assert set(asked) <= set(notebooks.parameters(path))
+    links = set(re.findall(r"\]\((?!http)([^)#]+)", text))
+    at = BOOKS.index(path)
+    assert {book.name for book in (BOOKS[at - 1 : at] if at else []) + BOOKS[at + 1 : at + 2]} <= links
+    assert any(link.startswith("../stx/") for link in links)
+    assert not [x for x in links if not x.startswith("../docs/") and not (path.parent / x).exists()]
+    assert not [cell for cell in code if re.search(r"^(class|def) ", cell, re.M)]
