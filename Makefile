@@ -1,16 +1,22 @@
 # make reproduce    every notebook on the avatars, with the shipped weights, into runs/avatars/; then how many of the
 #                   committed numbers agree (DOMAIN=ffhq, cars or a folder of pictures: with its trained weights)
+# make evidence     the same notebooks at the scale that numbers are cited from: hours on DEVICE=auto, in any number of
+#                   sittings (the same command goes on with the notebooks that are not done), into runs/evidence/
 # make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
+# make seeds        the encoders that claims rest on, with three training seeds and a search for the rate: a day; resumed
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
-# make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each)
+# make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each); of
+#                   DOMAIN=ffhq, cars or a folder of pictures with whatever networks are there
 # make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
 # make site         the pages in build/site/: executed notebooks, how-tos, API, claims, gallery, the explorer without Python
+# make gpu          on a machine with a CUDA card, in minutes: the tests that need one, figures/bench_cuda.*, a notebook
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
 # make fuzz         spoilt files, kills at random moments, full disks, ... for MINUTES=5 from SEED=0: runs/fuzz
 # make test-all     the same and what only a release needs: notebooks on another device, methods of one's own, ...
 PYTHON ?= python3
 VENV ?= .venv
 DOMAIN ?= avatars
+DEVICE ?= auto
 CORES ?= 2
 SEEDS ?= 3
 PLACES ?= 4
@@ -21,14 +27,22 @@ BIN = $(VENV)/bin
 unexport DOMAIN
 export STX_DOMAIN := $(value DOMAIN)
 
-.PHONY: reproduce train sweep explore site recording test fuzz test-all lint clean
+.PHONY: reproduce evidence train seeds sweep explore site recording gpu test fuzz test-all lint clean
 
 reproduce: $(VENV)/installed
-	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --config domain="$$STX_DOMAIN"
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --quiet all --config domain="$$STX_DOMAIN"
 	@if [ "$$STX_DOMAIN" = avatars ]; then $(BIN)/stx check runs/avatars/figures; fi
+
+evidence: $(VENV)/installed
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --keep-going --quiet all \
+		--config domain="$$STX_DOMAIN" scale=evidence device="$(DEVICE)"
+	@if [ "$$STX_DOMAIN" = avatars ]; then $(BIN)/stx check runs/evidence/figures; fi
 
 train: $(VENV)/installed
 	$(BIN)/snakemake -s train.smk --cores $(CORES) --rerun-incomplete --nolock --config domain="$$STX_DOMAIN"
+
+seeds: $(VENV)/installed
+	$(BIN)/snakemake -s seeds.smk --cores $(CORES) --rerun-incomplete --nolock --keep-going --config domain="$$STX_DOMAIN"
 
 sweep: $(VENV)/installed
 	name=$$(basename "$$STX_DOMAIN"); for seed in $$(seq 0 $$(($(SEEDS) - 1))); do \
@@ -54,6 +68,15 @@ build/graphs.done: $(VENV)/installed stx/checkpoints/onnx.py $(wildcard data/ava
 
 recording: $(VENV)/installed
 	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/explorer/test_browser.py -k recording
+
+# at most eight minutes; without a card it says so and does nothing
+gpu: $(VENV)/installed
+	@$(BIN)/python -m pytest -m cuda -rs
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(BIN)/stx bench --device cuda --sizes 256 512 1024 --out figures && \
+		$(BIN)/stx run notebooks/03_inversion_quality.ipynb --out runs/gpu/03_inversion_quality.ipynb \
+			-p device cuda -p out runs/gpu/figures; \
+	else echo "make gpu: no CUDA device here; the benchmark and the notebook are skipped"; fi
 
 # a worker for each core, with one thread: small networks gain nothing from a second
 test: $(VENV)/installed lint

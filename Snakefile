@@ -2,26 +2,38 @@
 # Runs what changed (notebooks, package, weights, parameters); goes on after a kill with the same command.
 #   snakemake --cores 2                                   the embedded avatars
 #   snakemake --cores 2 --config smoke=true out=/tmp/x    everything shrunk to seconds
+#   snakemake --cores 2 --config scale=evidence           hours instead of minutes, into runs/evidence
 #   snakemake --cores 2 --config domain=my_pictures       figures and tables in runs/my_pictures/figures
 #   snakemake --cores 2 --config out=figures              over the committed ones, to renew them
 
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from stx.domains import datasets
+from stx.files.outputs import lock_output
 from stx.files.places import data_dir
 from stx.reports.notebooks import parameters
+from stx.reports.scales import SCALES
 
 DOMAIN = str(config.get("domain", "avatars"))
 WORLD = datasets.load(DOMAIN)
-RUNS = config.get("runs", f"runs/{WORLD.name}")
+SCALE = config.get("scale", "quick")
+if SCALE not in SCALES[1:]:
+    sys.exit(f"scale is {SCALE!r}, expected {' or '.join(SCALES[1:])}")
+HOME = WORLD.name if SCALE == "quick" else SCALE if WORLD.name == "avatars" else f"{SCALE}/{WORLD.name}"
+RUNS = config.get("runs", f"runs/{HOME}")
 OUT = config.get("out", f"{RUNS}/figures")
 SMOKE = config.get("smoke", False)
 DEVICE = config.get("device", "auto")
 SEED = config.get("seed", 0)
+TIMEOUT = {"quick": 3, "evidence": 24}[SCALE] * 3600  # seconds for a cell
+HELD = ExitStack()
+if workflow.is_main_process and not workflow.dryrun:  # a second run into the same folder waits for the first
+    HELD.enter_context(lock_output(Path(RUNS)))
 
-LABELS = {"05": 1, "06": 1, "07": 1, "08": 2, "09": 1}  # attributes that a notebook needs
+LABELS = {"05": 1, "06": 1, "07": 1, "08": 2, "09": 1, "11": 1}  # attributes that a notebook needs
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 LEFT_OUT = [name for name in NOTEBOOKS if LABELS.get(name[:2], 0) > len(WORLD.attributes)]
 if LEFT_OUT:
@@ -30,7 +42,7 @@ if LEFT_OUT:
 PICTURES = "00_domain"  # draws the pictures that most others read, with a process per core: they wait for it
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
 # The longest is begun first and short ones end the run, so that no core waits for another
-LONGEST, LONG = "04_inversion_table", "01_generator|03_inversion_quality|07_reference_editing|08_attribute_dependency"
+LONGEST, LONG = "04_inversion_table", "01_generator|03_inversion_quality|07_reference_editing|08_attribute_dependency|11_detail"
 HAS = {name: parameters(f"notebooks/{name}.ipynb") for name in NOTEBOOKS}
 
 
@@ -67,12 +79,14 @@ rule notebook:
         name=rf"(?!({LONGEST}|{LONG}))\d\d_\w+",
     log:
         notebook=RUNS + "/{name}.ipynb",
+        text=RUNS + "/logs/{name}.txt",
     params:
         given=lambda wildcards: " ".join(
             f"-p {name} {shlex.quote(str(value))}"
             for name, value in {
                 "domain": DOMAIN,
                 "seed": SEED,
+                "scale": SCALE,
                 "device": DEVICE,
                 "out": OUT,
                 "smoke": SMOKE,
@@ -82,7 +96,9 @@ rule notebook:
         ),
         python=sys.executable,
     shell:
-        "{params.python} -m stx.cli run {input.notebook} --out {log.notebook:q} {params.given}"
+        "started=$(date +%s); {params.python} -m stx.cli run {input.notebook} --out {log.notebook:q} --timeout {TIMEOUT}"
+        " {params.given} > {log.text:q} 2>&1 || {{ tail -n 20 {log.text:q} >&2; exit 1; }};"
+        " echo \"{wildcards.name}: done in $(( $(date +%s) - started )) s\""
 
 
 use rule notebook as notebook_long with:

@@ -1,10 +1,11 @@
-"""How fast is drawing and inverting at full size, beside the public form of the same network in the same process.
+"""How fast is drawing and inverting at full size, beside the public form of the same network.
 
 The public form (rosinality's and the Style Transformer's generator on a CPU) makes one weight per sample, runs grouped
 convolutions, and filters every channel as a picture of its own, padded by copies. It is written here again from its
 description, draws from the same weights, and must give the same picture.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -12,14 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from stx import batch, metrics, pipeline, recipes, runtime
@@ -88,9 +92,7 @@ def measure(size: int, form: str, *, threads: int, seed: int = 0, repeats: int =
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    generator = Generator(size=size).eval().requires_grad_(False)
-    for layer in (generator.conv1, *generator.convs):
-        layer.noise.weight.fill_(0.1)
+    generator = _generator(size)
     encoder = StyleTransformer(num_ws=generator.num_ws, n_mlp=8, **IR_SE50).eval().requires_grad_(False)
     image, ws = torch.rand(1, 3, 256, 256) * 2 - 1, torch.randn(1, generator.num_ws, 512)
     if form == "both":
@@ -107,6 +109,97 @@ def measure(size: int, form: str, *, threads: int, seed: int = 0, repeats: int =
     row["GFLOPs"] = metrics.flops(lambda: generator(ws)) / 1e9
     row["share of a matrix product"] = 1e9 * row["GFLOPs"] / seconds / rate
     return row
+
+
+PRECISIONS = {"float32": torch.float32, "mixed": torch.bfloat16}  # of what `torch.autocast` computes in
+
+
+@torch.no_grad()
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+def on_device(sizes: Sequence[int], device: str, *, seed: int = 0, repeats: int = REPEATS) -> pd.DataFrame:
+    """A row per size, precision and form on one device: drawing and inverting one picture, beside a matrix product.
+
+    The peak memory is that of drawing, weights included, and NaN where the device does not tell. "difference": of the
+    picture from ours in float32, relative to the largest value. Float32 is float32: TF32 is off.
+    """
+    for size in sizes:
+        resolutions(size)
+    torch.manual_seed(seed)
+    timed = {"device": device, "repeats": repeats, "warm_up": 2}
+    encoder, rows = None, []
+    for size in sizes:
+        generator = _generator(size).to(device)
+        if encoder is None or encoder.num_ws != generator.num_ws:
+            encoder = StyleTransformer(num_ws=generator.num_ws, n_mlp=8, **IR_SE50).eval().requires_grad_(False)
+            encoder = encoder.to(device)
+        image, ws = torch.rand(1, 3, 256, 256) * 2 - 1, torch.randn(1, generator.num_ws, 512)
+        image, ws = image.to(device), ws.to(device)
+        exact = generator(ws)
+        gflops = metrics.flops(partial(generator, ws)) / 1e9
+        for (precision, dtype), form in itertools.product(PRECISIONS.items(), ("public", "stx")):
+            draw = generator if form == "stx" else partial(public_form, generator)
+            a = torch.randn(MATRIX, MATRIX, device=device, dtype=dtype)
+            rate = 2 * MATRIX**3 / metrics.seconds(lambda a=a: a @ a, **timed)
+            with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+                peak = _peak_of_device(partial(draw, ws), device)
+                spent = metrics.seconds(partial(draw, ws), **timed)
+                inverted = metrics.seconds(partial(_invert, draw, encoder, image), **timed)
+                off = float((draw(ws).float() - exact).abs().max() / exact.abs().max())
+            row = {"pixels": size, "precision": precision, "form": form, "draw, s": spent, "invert, s": inverted}
+            share = 1e9 * gflops / spent / rate
+            rows.append(
+                row | {"memory, GiB": peak, "GFLOPs": gflops, "share of a matrix product": share, "difference": off}
+            )
+    return _times_faster(pd.DataFrame(rows))
+
+
+def figure(table: pd.DataFrame, card: str) -> Figure:
+    """Seconds of drawing and of inverting by size, both forms and precisions of `on_device`; the title is the card."""
+    figure, axes = plt.subplots(1, 2, figsize=(6, 2.6), sharey=True, layout="constrained")
+    looks = {"public": "C7", "stx": "C0"}
+    for ax, what in zip(axes, ("draw", "invert"), strict=True):
+        for (form, precision), part in table.groupby(["form", "precision"], sort=False):
+            style = {"color": looks[form], "linestyle": "-" if precision == "float32" else "--", "marker": "o"}
+            ax.plot(part["pixels"], 1000 * part[f"{what}, s"], label=f"{form}, {precision}", markersize=3, **style)
+        ax.set(xscale="log", yscale="log", xlabel="pixels", title=f"to {what} one picture")
+        ax.set_xticks(sorted(set(table["pixels"])), sorted(set(table["pixels"])), minor=False)
+        ax.xaxis.minorticks_off()
+        ax.yaxis.set_major_formatter("{x:g}")
+    axes[0].set_ylabel("milliseconds")
+    axes[0].legend(fontsize=6)
+    figure.suptitle(card, fontsize=9)
+    return figure
+
+
+def _times_faster(table: pd.DataFrame) -> pd.DataFrame:
+    """How many times faster each row draws and inverts than the public form does at its size and in its precision."""
+    public = table[table["form"] == "public"].set_index(["pixels", "precision"])
+    at = pd.MultiIndex.from_frame(table[["pixels", "precision"]])
+    faster = {
+        f"{what}, times faster": public[f"{what}, s"].loc[at].to_numpy() / table[f"{what}, s"]
+        for what in ("draw", "invert")
+    }
+    return table.assign(**faster)
+
+
+def _invert(draw: Callable[[Tensor], Tensor], encoder: StyleTransformer, image: Tensor) -> Tensor:
+    return draw(encoder(image))
+
+
+def _generator(size: int) -> Generator:
+    """Of random weights, with noise."""
+    generator = Generator(size=size).eval().requires_grad_(False)
+    for layer in (generator.conv1, *generator.convs):
+        layer.noise.weight.fill_(0.1)
+    return generator
+
+
+def _peak_of_device(call: Callable[[], object], device: str) -> float:
+    if not device.startswith("cuda"):
+        return float("nan")
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() / 2**30
 
 
 def compare(sizes: list[int], *, threads: int) -> pd.DataFrame:

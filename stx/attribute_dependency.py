@@ -6,15 +6,15 @@ largest, both compared at equal delta_t. Avatars can also be drawn again with no
 ground truth that no set of photographs has.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from stx import resampling
 from stx.files.errors import InputError
-from stx.metrics import mean_interval
 
 BINS = (0.25, 0.75, 1.25, 1.75, 2.25)  # edges of achieved target change, in standard deviations of the logit
 FARTHEST = 2.0  # mean target change at which strengths end
@@ -42,28 +42,59 @@ def dependency(
 
 
 def curve(
-    target_change: Float[np.ndarray, "n"],
-    values: Mapping[str, Float[np.ndarray, "n"]],
+    edits: pd.DataFrame,
+    columns: Sequence[str],
     *,
+    beside: pd.DataFrame | None = None,
     bins: Sequence[float] = BINS,
-    resamples: int = 500,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Means of `values` (mean-AD, max-AD, ...) by achieved target change, with 95 % bootstrap intervals over edits.
+    """Means of columns (mean-AD, max-AD, ...) by achieved target change, with 95 % intervals over pictures.
 
-    A row per bin that has edits: its edges, how many, their mean target change, and of every value mean, low and high.
+    edits: rows with `picture`, `attribute`, `target change` and the columns. beside: those of another method, to which
+    the difference is told too, on the pictures of each attribute that both have in a bin. A row per bin that has edits:
+    its edges, how many, their mean target change, and of every column mean (attributes count alike), low and high.
     """
     rows = []
     for low, high in pairwise(bins):
-        inside = (target_change >= low) & (target_change < high)
-        if not inside.any():
+        inside, others = (
+            None if table is None else table[table["target change"].between(low, high, inclusive="left")]
+            for table in (edits, beside)
+        )
+        if inside.empty:
             continue
-        row = {"from": low, "to": high, "edits": int(inside.sum()), "target change": target_change[inside].mean()}
-        for name, value in values.items():
-            mean, down, up = mean_interval(value[inside], resamples=resamples, seed=seed)
-            row |= {name: mean, f"{name} low": down, f"{name} high": up}
+        row = {"from": low, "to": high, "edits": len(inside), "target change": inside["target change"].mean()}
+        for name in columns:
+            found = {name: resampling.mean(inside, name, resamples=resamples, seed=seed)}
+            if others is not None and len(others):
+                found[f"{name} less"] = resampling.difference(inside, others, name, resamples=resamples, seed=seed)
+            for told, of in found.items():
+                row |= {told: of.value, f"{told} low": of.low, f"{told} high": of.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def where(edits: pd.DataFrame, needed: float | str, columns: Sequence[str]) -> pd.DataFrame:
+    """What an edit has changed else at the point where its target change is first as large as needed.
+
+    edits: rows with `attribute`, `picture`, `strength`, `target change` and the columns (mean-AD, ...), which are 0
+    without an edit; between strengths all change linearly. needed: in sigmas, or the column that says it for each
+    picture. A row per attribute and picture: the columns there, NaN where the target change is never reached.
+    """
+    rows = []
+    for (attribute, picture), part in edits.sort_values("strength").groupby(["attribute", "picture"], sort=False):
+        change = np.append(0.0, part["target change"])
+        least = part[needed].iloc[0] if isinstance(needed, str) else needed
+        reached = np.flatnonzero(change[1:] >= least)
+        row = [attribute, picture, *[np.nan] * len(columns)]
+        if least > 0 and len(reached):
+            i = reached[0]
+            share = (least - change[i]) / (change[i + 1] - change[i])
+            ends = (np.append(0.0, part[name])[i : i + 2] for name in columns)
+            row[2:] = [a + share * (b - a) for a, b in ends]
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["attribute", "picture", *columns])
 
 
 def strengths(
@@ -107,3 +138,28 @@ def per_sigma(
     ratio = delta[strong] / delta[strong][:, [target]]
     means = ratio.mean(0) if strong.any() else np.full(delta.shape[1], np.nan)
     return np.where(np.arange(delta.shape[1]) == target, np.nan, means)
+
+
+def shares_in_domain(edits: pd.DataFrame) -> pd.DataFrame:
+    """How often a method's pictures stay in the domain: a row per method, at its least strength and at its largest.
+
+    edits: a row per method, attribute, picture and strength, with "target change" and "in domain".
+    """
+    rows = []
+    for label, part in edits.groupby("method", sort=False):
+        ends = part.groupby(["attribute", "picture"])["strength"].rank(method="first")
+        shares = [part.loc[ends == end, "in domain"].mean() for end in (1, ends.max())]
+        rows.append([label, *shares, part.loc[ends == ends.max(), "target change"].mean()])
+    columns = ["in domain, least strength", "in domain, largest strength", "target change, largest strength"]
+    return pd.DataFrame(rows, columns=["method", *columns])
+
+
+def strength_near(edits: pd.DataFrame, change: float = 1.0) -> tuple[float, bool]:
+    """The strength whose mean target change is nearest to `change`, of those that leave half of the pictures in the
+    domain; where none does, the least strength and True: the method breaks pictures.
+
+    edits: of one method and attribute, with "strength", "target change" and "in domain".
+    """
+    part = edits.groupby("strength")
+    near = (part["target change"].mean() - change).abs()[part["in domain"].mean() >= 0.5]
+    return float(edits["strength"].min() if near.empty else near.idxmin()), near.empty

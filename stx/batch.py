@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,12 +24,13 @@ from stx.domains import align, images
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import fingerprint
 from stx.files.errors import FileError, ImageError, InputError, WeightsError
-from stx.files.outputs import Names, claim_files, claim_output, lock_output, png_source
-from stx.pipeline import Pipeline
+from stx.files.outputs import Names, claim_files, claim_output, is_folder, lock_output, png_source
+from stx.pipeline import Codes, Pipeline
 from stx.runtime import batches, progress
 
 SHARD_SIZE = 256  # pictures; what a process that is killed has to do again
 BATCH_SIDE = 2048  # pixels of all pictures of a batch side by side
+PAIR = "_pair"  # the ending of a picture's name for input beside inversion
 SHARD_NAME = re.compile(r"codes-\d{5,}\.safetensors")
 
 
@@ -53,9 +54,10 @@ def invert_files(
 ) -> tuple[int, list[str]]:
     """Inverts picture files into a folder; returns how many were there already, and what went wrong with the others.
 
-    out: gets `codes-NNNNN.safetensors` (`ws [n, num_ws, w_dim]`), `index.json`, and with `reconstruct` a PNG of input
-    and inversion for each code. Pictures whose codes are there are left out, changed ones are done again; of several
-    processes each takes its share of the shards. Another command that writes into the folder is waited for.
+    out: gets `codes-NNNNN.safetensors` (`ws [n, num_ws, w_dim]`), `index.json`, and with `reconstruct` for each code
+    `NAME.png`, as large as the generator draws, and `NAME_pair.png`, input beside inversion as encoders see them.
+    Pictures whose codes are there are left out, changed ones are done again; of several processes each takes its share
+    of the shards. Another command that writes into the folder is waited for.
     faces: invert every face of a photograph, aligned as FFHQ's.
     Raises `WeightsError` for a folder with codes of other networks or a damaged shard, `FileError` for a full disk,
     and before anything is written where an input or a file that stx did not make would be replaced.
@@ -127,15 +129,16 @@ def edit_files(
     pipe: Pipeline,
     paths: Sequence[Path],
     out: str | Path,
-    edit: Callable[[Tensor], Tensor],
+    edit: Callable[[Tensor], Codes],
     *,
     inputs: Sequence[str | Path] = (),
     faces: bool = False,
+    detail: str = "codes",
 ) -> list[str]:
     """Inverts picture files, edits their codes and draws them as `NAME.png`; returns what went wrong with some.
 
-    edit: codes `[b, num_ws, w_dim]` to edited ones. Names, refusals and `faces` are those of `align_files` and
-    `invert_files`.
+    edit: codes `[b, num_ws, w_dim]` to edited ones. detail: how what codes lose is kept (`stx.detail.registry`). Names,
+    refusals and `faces` are those of `align_files` and `invert_files`.
     """
     out, failed = Path(out), []
     claim_output(out, inputs, locked=True)
@@ -149,11 +152,57 @@ def edit_files(
             for part in batches(len(rows), batch):
                 read = _read(pipe, rows[part.start : part.stop], names if faces else None, failed)
                 if read:
-                    codes = edit(pipe.invert(torch.stack([picture for _, picture in read])))
-                    for (row, _), picture in zip(read, images.to_uint8(pipe.synthesize(codes)), strict=True):
+                    image = torch.stack([picture for _, picture in read])
+                    found = pipe.invert_detail(image, detail)
+                    codes = found.ws if detail == "codes" else None
+                    warn_of_strangers(pipe, [row.source for row, _ in read], image, codes)
+                    drawn = pipe.redraw(found, edit)
+                    for (row, _), picture in zip(read, images.to_uint8(drawn), strict=True):
                         images.save_image(picture, out / f"{row.name}.png", source=_source(Path(row.source)))
                 bar.update(len(part))
     return failed
+
+
+def edit_codes(pipe: Pipeline, folders: Sequence[Path], out: str | Path, edit: Callable[[Tensor], Codes]) -> int:
+    """Edits the codes in folders of `stx invert` or `stx convert` and draws them as `NAME.png`; returns how many.
+
+    Raises `WeightsError` for a folder without codes, `InputError` for codes of another generator, `FileError` as
+    `edit_files`.
+    """
+    out, found = Path(out), {folder: load_codes(folder) for folder in folders}
+    with lock_output(out):
+        names = _names_in(out)
+        rows = [(folder / name, ws) for folder, codes in found.items() for name, ws in zip(*codes, strict=True)]
+        files = [out / f"{names.reserve(source.name, _source(source))}.png" for source, _ in rows]
+        claim_files(files)
+        size = max(BATCH_SIDE // pipe.domain.resolution, 1)
+        with progress(None, total=len(rows), desc="editing", unit="img") as bar:
+            for part in batches(len(rows), size):
+                ws = torch.stack([rows[i][1] for i in part]).to(pipe.device)
+                for i, picture in zip(part, images.to_uint8(pipe.synthesize(edit(ws))), strict=True):
+                    images.save_image(picture, files[i], source=_source(rows[i][0]))
+                bar.update(len(part))
+    return len(rows)
+
+
+def save_codes(folder: str | Path, codes: Mapping[str, Tensor], file: Path, generator: str) -> None:
+    """Codes `[num_ws, w_dim]` that come from a file, by name, kept as `load_codes` reads them.
+
+    generator: the fingerprint of the generator they are for, or words. Raises `FileError` where something that stx did
+    not make would be replaced.
+    """
+    folder = Path(folder)
+    shard = folder / "codes-00000.safetensors"
+    claim_files([shard, folder / "index.json"])
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"encoder": f"converted from {file.name}", "generator": generator, "faces": False}
+    _write(shard, [Row(name, _source(file), "") for name in codes], torch.stack(list(codes.values())), settings)
+    _write_index(folder, settings)
+
+
+def holds_codes(folder: str | Path) -> bool:
+    """Whether a folder has the index of `stx invert` or `stx convert`."""
+    return is_folder(folder) and (Path(folder) / "index.json").is_file() and bool(_shards(Path(folder)))
 
 
 def load_codes(folder: str | Path) -> tuple[list[str], Float[Tensor, "n num_ws w_dim"]]:
@@ -214,7 +263,7 @@ def _check_output(out: Path, paths: Sequence[Path], settings: dict, reconstruct:
     new, names = _new_rows(paths, there.values())
     claim_files([out / "index.json"], paths)
     if reconstruct:
-        claim_files([out / f"{row.name}.png" for row in new], paths)
+        claim_files([out / f"{row.name}{ending}.png" for row in new for ending in ("", PAIR)], paths)
     return new, names, 1 + max((int(path.stem.split("-")[1]) for path in there), default=-1)
 
 
@@ -262,7 +311,7 @@ def _new_rows(paths: Sequence[Path], there: Iterable[Sequence[Row]]) -> tuple[li
     """
     there = list(there)
     known = {row.source: row for rows in there for row in reversed(rows)}  # the first face names the photograph
-    names, new = Names((row.name, row.source) for rows in there for row in rows), []
+    names, new = Names(((row.name, row.source) for rows in there for row in rows), endings=("", PAIR)), []
     for path in paths:
         was, stamp = known.get(str(path)), _stamp(path)
         if was and was.stamp == stamp:
@@ -288,12 +337,25 @@ def _read(pipe: Pipeline, files: Sequence[Row], names: Names | None, failed: lis
     return found
 
 
+def warn_of_strangers(
+    pipe: Pipeline, names: Sequence[str], image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b n d"] | None
+) -> None:
+    """A line on stderr for every picture that is not of the domain, where its networks can tell. ws: as `invert`'s."""
+    if pipe.manifold is not None:
+        for line in pipe.strangeness(image, ws).warnings(names):
+            print(f"stx: {line}", file=sys.stderr)
+
+
 def _invert(pipe: Pipeline, read: Sequence[tuple[Row, Tensor]], out: Path | None) -> Tensor:
     image = torch.stack([picture for _, picture in read])
     ws = pipe.invert(image)
+    warn_of_strangers(pipe, [row.source for row, _ in read], image, ws)
     if out:
-        for (row, _), *pair in zip(read, images.to_uint8(image), images.to_uint8(pipe.reconstruct(ws)), strict=True):
-            images.save_image(np.concatenate(pair, axis=1), out / f"{row.name}.png", source=row.source)
+        drawn = pipe.synthesize(ws)
+        shown = [images.to_uint8(pictures) for pictures in (drawn, image, pipe.domain.view(drawn))]
+        for (row, _), whole, *pair in zip(read, *shown, strict=True):
+            images.save_image(whole, out / f"{row.name}.png", source=row.source)
+            images.save_image(np.concatenate(pair, axis=1), out / f"{row.name}{PAIR}.png", source=row.source)
     return ws.cpu()
 
 

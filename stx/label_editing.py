@@ -63,6 +63,11 @@ def label_gradient(
     return _gradient(classifier, ws, index, lambda logits: _bce(logits, target))
 
 
+def _towards(target: Sequence[float], ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b 1 1"]:
+    """1 where the label is wanted, -1 where it is not."""
+    return torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)[:, None, None]
+
+
 def _logit_gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int]) -> Tensor:
     return _gradient(classifier, ws, index, torch.sum)
 
@@ -98,8 +103,7 @@ def first_order(
     length of each token, as the released script has it, instead of the whole code.
     Returns unit directions of the shape of `ws`.
     """
-    sign = torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)
-    return normalise(sign[:, None, None] * _logit_gradient(classifier, ws, index), per_token=per_token)
+    return normalise(_towards(target, ws) * _logit_gradient(classifier, ws, index), per_token=per_token)
 
 
 def second_order(
@@ -151,8 +155,7 @@ def natural_order(
     A gradient alone points where codes hardly vary and the generator hardly draws. natural: multiplies by Sigma, as
     `stx.matched_pairs.MatchedPairs.natural` does. Ours; the natural gradient is Amari's (1998).
     """
-    sign = torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)
-    return normalise(natural(sign[:, None, None] * _logit_gradient(classifier, ws, index)))
+    return normalise(natural(_towards(target, ws) * _logit_gradient(classifier, ws, index)))
 
 
 def constrained_order(
@@ -181,8 +184,7 @@ def constrained_order(
     eye = torch.eye(gram.shape[1], device=ws.device, dtype=ws.dtype)
     wanted = F.one_hot(where, gram.shape[1]).to(ws.dtype)[:, :, None]
     weights = torch.linalg.solve(gram + ridge * size * eye, wanted) * bound[:, :, None]
-    sign = torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)
-    return normalise(sign[:, None, None] * (weights[..., None] * spread).sum(1))
+    return normalise(_towards(target, ws) * (weights[..., None] * spread).sum(1))
 
 
 def released_second_order(

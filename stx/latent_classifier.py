@@ -8,14 +8,16 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Num, Shaped
 from scipy.special import expit
 from torch import Tensor, nn
 
 from stx.files.config import Configured
 from stx.files.errors import InputError
+from stx.metrics import share_interval
 from stx.runtime import batched
 from stx.training.loop import Resumable
 
@@ -154,3 +156,20 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) ->
         counts = np.bincount(np.searchsorted(inner_edges, predicted))
         errors.append(np.average(np.abs(observed - mean), weights=counts[counts > 0]))
     return np.array(errors)
+
+
+def reliability(
+    logits: Float[np.ndarray, "n attributes"], wanted: Num[np.ndarray, "n attributes"], *, bins: int = 10
+) -> pd.DataFrame:
+    """How often what is predicted is so: a row per bin of predicted probability, all attributes together.
+
+    wanted: labels, or probabilities that count as so above one half. Columns: count, mean predicted probability,
+    observed frequency with its 95 % Wilson interval, NaN in empty bins.
+    """
+    predicted, shown = expit(logits.astype(np.float64)).ravel(), wanted.ravel() > 0.5
+    where, rows = np.minimum((bins * predicted).astype(int), bins - 1), []
+    for k in range(bins):
+        own = where == k
+        mean = predicted[own].mean() if own.any() else np.nan
+        rows.append([int(own.sum()), mean, *share_interval(shown[own])])
+    return pd.DataFrame(rows, columns=["count", "predicted", "observed", "low", "high"])

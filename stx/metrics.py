@@ -71,6 +71,35 @@ def _triangle(x: np.ndarray) -> np.ndarray:
     return np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x
 
 
+def kernel_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], *, paired: bool = False) -> float:
+    """The unbiased squared MMD of the kernel (x . y / d + 1)^3, times 1000, as KID (Binkowski et al. 2018).
+
+    Unlike a Fréchet distance it does not fall with more pictures, and may be negative. paired: row i of both is of the
+    same picture, so that the two are not independent (Gretton et al. 2012, equation 4). Raises `ValueError` for fewer
+    than two samples.
+    """
+    if min(len(a), len(b)) < 2:
+        raise InputError(f"a kernel distance of {len(a)} and {len(b)} pictures: at least 2 of each")
+    aa, bb, ab = (((x @ y.T) / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    inner = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in ((aa, bb, ab) if paired else (aa, bb))]
+    across = inner[2] if paired else ab.mean()
+    return float(1000 * (inner[0] + inner[1] - 2 * across))
+
+
+def halves_interval(
+    statistic: Callable[[np.ndarray], float], n: int, *, resamples: int = 100, seed: int = 0
+) -> tuple[float, float]:
+    """A 95 % interval of `statistic(positions)` from halves of the pictures 0..n-1, none of which comes twice.
+
+    For statistics that compare every picture with every other, as `kernel_distance`: one that is drawn twice would be
+    its own likeness. The half of a set deviates from the whole as the whole does from all pictures there could be.
+    """
+    random = np.random.RandomState(seed)
+    values = np.array([statistic(random.permutation(n)[: max(n // 2, 2)]) for _ in range(resamples)])
+    low, high = statistic(np.arange(n)) + np.percentile(values - values.mean(), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def laplacian_pyramid(image: Float[Tensor, "b 3 h w"], smallest: int = 16) -> list[Float[Tensor, "b 3 h2 w2"]]:
     """Band-passed pictures, fine to coarse, down to a side of `smallest` (which keeps its low frequencies)."""
     levels = []
@@ -143,30 +172,12 @@ def mean_interval(
 ) -> tuple[float, float, float]:
     """The mean of one number per picture with its 95 % bootstrap interval: (mean, low, high).
 
-    For a share of pictures, `share_interval`.
+    For a share of pictures, `share_interval`; for pictures with many numbers each, and for two methods,
+    `stx.resampling`.
     """
-    return float(values.mean()), *_percentiles(np.mean, values, resamples=resamples, seed=seed)
-
-
-def stratified_interval(
-    values: Num[np.ndarray, "n"],
-    groups: Num[np.ndarray, "n"],
-    *,
-    of: Callable = np.mean,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """The mean (or `of`, such as `np.median`) of the groups' means, with its 95 % bootstrap interval: resampled within.
-
-    groups: which group each value belongs to; every group counts alike, however large.
-    """
-    parts = [values[groups == group] for group in np.unique(groups)]
-    value = float(of([part.mean() for part in parts]))
-
-    def statistic(*parts: np.ndarray, axis: int) -> np.ndarray:
-        return of(np.stack([part.mean(axis) for part in parts]), axis=0)
-
-    return value, *_percentiles(statistic, *parts, resamples=resamples, seed=seed)
+    mean = float(values.mean())
+    low, high = _percentiles(np.mean, values, resamples=resamples, seed=seed)
+    return mean, min(low, mean), max(high, mean)  # of one picture all are its number, but for rounding
 
 
 def difference_interval(

@@ -1,6 +1,8 @@
 """The front door: a domain with its networks, pictures to codes and codes to pictures."""
 
-from collections.abc import Sequence
+import contextlib
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,35 +14,59 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stx import label_editing
-from stx.baselines.directions import Directions
+from stx.baselines import stylespace
+from stx.baselines.directions import COMPONENTS, FITTED, Directions, TokenMaps
 from stx.checkpoints import hub, weights
+from stx.detail import registry as detail
+from stx.detail.kept import Detail, Inversion, joined, load_inversion
+from stx.detail.manifold import Manifold, Strangeness
+from stx.detail.refinement import refined
 from stx.domains import datasets, images
 from stx.encoder import Encoder
+from stx.files.checksums import fingerprint
 from stx.files.errors import EditError, InputError, WeightsError
 from stx.files.outputs import is_folder
 from stx.files.places import data_dir
+from stx.inversion import InversionLoss
 from stx.perception.identity import IdentityNet
+from stx.perception.lpips import load_lpips
 from stx.runtime import pick_device, plain_torch
 from stx.stylegan2.networks import Generator
 
 GENERATE_BATCH = 64
 MAX_ABS_INPUT = 10.0  # a generator overshoots [-1, 1] by less; more is another range, such as 0..255
 VIEWED = 8  # pictures drawn at full size at a time
+CHANNEL_CODES = 2000  # random codes over which the deviation of a StyleSpace channel is taken
 WHOLE, TWICE, STEPS = 1.0, 2.0, 81  # strengths of edits: the usual one, the largest, and how many are tried
 
-Codes = Tensor | dict[str, Tensor]  # W+ codes, or StyleSpace vectors by layer
+Codes = Tensor | dict[str, Tensor] | Inversion  # W+ codes, StyleSpace vectors by layer, or codes with detail
 
 
 def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
     """Codes in parts of at most `size` pictures."""
-    if isinstance(codes, Tensor):
+    if isinstance(codes, Tensor | Inversion):
         return codes.split(size)
     pieces = {name: style.split(size) for name, style in codes.items()}
     return [dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)]
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Editable:
+    """Something that `Pipeline.edit` can change.
+
+    name: as `edit` takes it; where there are several, with ":0" to ":count - 1" behind it, and StyleSpace's channels
+    with ":LAYER_CHANNEL". kind: "attribute", "direction" (of a converted file), "component" (fitted to the generator)
+    or "channel". unit: what strength 1 is.
+    """
+
+    name: str
+    kind: str
+    count: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Pipeline(hub.Pretrained):
     """Generator, encoder and other networks of a domain, frozen, on one device. Made by `stx.load`."""
 
     domain: datasets.Domain
@@ -49,6 +75,7 @@ class Pipeline:
     device: str = "cpu"
     folder: Path = field(default_factory=data_dir)
     encoder_name: str = "style_transformer"  # its folder in there
+    _fitted: dict[str, Directions] = field(default_factory=dict, repr=False, compare=False)
 
     @plain_torch()
     def images(self, pictures) -> Float[Tensor, "b 3 h w"]:
@@ -79,10 +106,43 @@ class Pipeline:
 
     @plain_torch()
     @torch.no_grad()
+    def invert_detail(self, pictures, method: str = "feature_editor", *, steps: int | None = None) -> Inversion:
+        """Codes of pictures, and what they lose kept beside them (`stx.detail`): `synthesize` and `edit` take both.
+
+        method: one of `stx.detail.registry.METHODS`; steps: of "search" and "tuning", which search. Raises
+        `InputError` for an unknown method, `WeightsError` for a domain without its network.
+        """
+        how, found = self.detail(method), []
+        for image in self.images(pictures).split(VIEWED):
+            ws = self.invert(image)
+            if not detail.METHODS[method].trained and method != "codes":
+                loss = InversionLoss(load_lpips("alex", self.device), self.identity())
+                view = self.domain.view
+                found.append(refined(self.generator, loss, image, ws, method, steps=steps, view=view))
+            else:
+                found.append(Inversion(ws, how.keep(self.generator, image, ws), method, how))
+        return joined(found)
+
+    def detail(self, method: str) -> Detail:
+        """The network of a method that keeps detail, or what stands for it. Raises as `invert_detail` does."""
+        made = detail.named(method)
+        if made.trained:
+            return self.network(f"{detail.FOLDER}/{method}")
+        return made.network(side=max(self.domain.input_size)).to(self.device)
+
+    def load_inversion(self, path: str | Path) -> Inversion:
+        """What `Inversion.save` wrote. Raises `WeightsError` for another file, and for codes of another generator."""
+        found = load_inversion(path, self.detail, self.device)
+        self.generator.check_ws(found.ws)
+        return found
+
+    @plain_torch()
+    @torch.no_grad()
     def synthesize(self, codes: Codes | np.ndarray, *, noise: str = "const") -> Float[Tensor, "b 3 h w"]:
         """The pictures of W+ codes `[b, num_ws, w_dim]` or of StyleSpace vectors (`Generator.styles`), in [-1, 1].
 
-        W+ codes may be an array and of any type of float. Raises `ValueError` for codes of another shape.
+        Those of an `Inversion` come with what it keeps, and with the checkpoint's own noise. W+ codes may be an array
+        and of any type of float. Raises `ValueError` for codes of another shape.
         """
         if isinstance(codes, Tensor | np.ndarray):
             codes = torch.as_tensor(codes)
@@ -90,14 +150,56 @@ class Pipeline:
             parts = [
                 self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(GENERATE_BATCH)
             ]
+        elif isinstance(codes, Inversion):
+            parts = [part.draw(self.generator) for part in codes.split(GENERATE_BATCH)]
         else:
             parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
         return torch.cat(parts).clamp(-1, 1)
+
+    def redraw(self, found: Inversion, edit: Callable[[Tensor], Codes]) -> Float[Tensor, "b 3 h w"]:
+        """The pictures of an inversion whose codes are edited; raises `EditError` where detail cannot be kept."""
+        edited = edit(found.ws)
+        if isinstance(edited, Tensor):
+            return self.synthesize(found.edit(edited))
+        if found.kept:
+            raise EditError(f"channels of StyleSpace are edited without detail: {found.method} keeps it beside codes")
+        return self.synthesize(edited)
 
     @plain_torch()
     def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
         """The pictures of codes as encoders see them: what is compared with `images`."""
         return torch.cat([self.domain.view(self.synthesize(part)) for part in split_codes(codes, VIEWED)])
+
+    @plain_torch()
+    @torch.no_grad()
+    def distortion(self, pictures, codes: Codes | None = None) -> Float[Tensor, "b"]:
+        """LPIPS-Alex of pictures to those of their codes (default: as `invert` gives them)."""
+        image = self.images(pictures)
+        codes, alex = self.invert(image) if codes is None else codes, load_lpips("alex", self.device)
+        pairs = zip(image.split(GENERATE_BATCH), split_codes(codes, GENERATE_BATCH), strict=True)
+        return torch.cat([alex(part, self.reconstruct(own)).flatten() for part, own in pairs])
+
+    @cached_property
+    def manifold(self) -> Manifold | None:
+        """What tells pictures from elsewhere; None where the domain has none for the codes of this encoder."""
+        if "manifold" not in self.present():
+            return None
+        net = self.network("manifold")
+        return net if net.config["encoder"] == fingerprint(self.encoder) else None
+
+    def strangeness(self, pictures, ws: Float[Tensor, "b num_ws w_dim"] | None = None) -> Strangeness:
+        """How far pictures are from the domain (`stx.detail.manifold`), and warnings in words for those that are far.
+
+        ws: their codes, where they are known. Raises `WeightsError` where there is no `manifold` for this encoder.
+        """
+        if self.manifold is None:
+            raise WeightsError(
+                f"{self.folder}/manifold: missing, or of another encoder; make it (`stx train manifold`)"
+            )
+        image = self.images(pictures)
+        ws = self.invert(image) if ws is None else ws
+        with torch.no_grad():
+            return self.manifold(ws, self.distortion(image, ws))
 
     @plain_torch()
     @torch.no_grad()
@@ -118,61 +220,137 @@ class Pipeline:
         strength: float = WHOLE,
         until: float | None = None,
         like: Float[Tensor, "1 num_ws w_dim"] | None = None,
-    ) -> Float[Tensor, "b num_ws w_dim"]:
-        """W+ codes with attributes added and removed one after the other, by matched pairs (`stx.matched_pairs`).
+        tokens: tuple[int, int] | None = None,
+    ) -> Codes:
+        """W+ codes with attributes or directions added and removed one after the other.
 
-        add, remove: attributes; or directions that `stx convert` put beside the networks, whose names are those of
-        their files, with ":2" for the third of several: strength is then a length in units of W+. A code that has an
-        attribute already is not given it again. strength: 1 is what the attribute changes on average. until: the
-        strength grows, up to twice a whole edit, until the classifier of pictures gives the wanted label this
-        probability. like: the code of a reference, whose kind of the added attributes is taken (which glasses).
-        Raises `EditError` for an attribute that is unknown or that the reference lacks, `WeightsError` for a domain
-        without these networks.
+        add, remove: names that `editable` lists. Attributes are edited by matched pairs (`stx.matched_pairs`), and a
+        code that has one already is not given it again; "age" and "ganspace:2" are directions (`directions`), "sefa:0"
+        components; "stylespace:6_501" is a channel, and the result then StyleSpace vectors. strength: in units of each
+        edit (see `editable`): of an attribute, 1 is what it changes on average. tokens: the first and the last that
+        change. Of attributes alone: until, a probability: the strength grows, up to twice a whole edit, until the
+        classifier of pictures gives it to the wanted label; like, the code of a reference, whose kind of the added
+        attributes is taken (which glasses). Raises `EditError` for a name that is unknown or an attribute that the
+        reference lacks, `InputError` for directions of another generator, `WeightsError` for damaged ones.
         """
-        ws = torch.as_tensor(ws, device=self.device).float()
+        start = ws = torch.as_tensor(ws, device=self.device).float()
+        self.generator.check_ws(ws)
         both = [name for name in add if name in remove]
         if both:
             raise EditError(f"{both[0]}: both to add and to remove")
         if until is not None and not 0 < until < 1:
             raise EditError(f"until a probability of {until}: expected one between 0 and 1")
+        channels = []
         for name, target in [*((name, 1.0) for name in add), *((name, 0.0) for name in remove)]:
-            if f"directions-{name.partition(':')[0]}" in self.present():
-                ws = ws + (strength if target else -strength) * self._direction(name)
-                continue
-            matched, reader = self._editors
-            k = label_editing.position(name, matched.attributes)
-            shows, index, wanted = reader(ws)[0][:, k] > 0, [k] * len(ws), [target] * len(ws)
-            if like is not None and target:
-                if not reader(like)[0][0, k] > 0:
-                    raise EditError(f"the reference does not show {name}")
-                change = matched.carry(ws, like.expand_as(ws), index, (shows, torch.ones_like(shows)))
+            signed = strength if target else -strength
+            if name.startswith("stylespace:"):
+                place = stylespace.channel(self.generator, name.partition(":")[2], self.sample(CHANNEL_CODES))
+                channels.append((place, signed))
+            elif (step := self._step(name, ws)) is not None:
+                if until is not None or like is not None:
+                    raise EditError(f"{name}: a direction, not an attribute; until and like are for attributes")
+                ws = ws + signed * step
             else:
-                change = matched(ws, index, wanted) * (shows != bool(target))[:, None, None]
-            length = torch.full((len(ws),), float(strength), device=ws.device)
-            if until is not None:
-                found = label_editing.strength_for(reader, ws, change, index, wanted, until, most=TWICE, steps=STEPS)
-                length = found.nan_to_num(TWICE).maximum(length)
-            ws = label_editing.edit(ws, change, length)
-        return ws
+                ws = self._change_attribute(ws, name, target, strength, until, like)
+        if tokens is not None:
+            first, last = tokens
+            if not 0 <= first <= last < self.generator.num_ws:
+                raise EditError(f"tokens {first} to {last}: expected two of 0 to {self.generator.num_ws - 1}")
+            ws = torch.cat([start[:, :first], ws[:, first : last + 1], start[:, last + 1 :]], 1)
+        if not channels:
+            return ws
+        styles = {layer: style.clone() for layer, style in self.generator.styles(ws).items()}
+        for (layer, channel, spread), signed in channels:
+            styles[layer][:, channel] += signed * spread
+        return styles
+
+    def _change_attribute(self, ws, name: str, target: float, strength: float, until, like) -> Tensor:
+        matched, reader = self._editors
+        k = label_editing.position(name, matched.attributes)
+        shows, index, wanted = reader(ws)[0][:, k] > 0, [k] * len(ws), [target] * len(ws)
+        if like is not None and target:
+            if not reader(like)[0][0, k] > 0:
+                raise EditError(f"the reference does not show {name}")
+            change = matched.carry(ws, like.expand_as(ws), index, (shows, torch.ones_like(shows)))
+        else:
+            change = matched(ws, index, wanted) * (shows != bool(target))[:, None, None]
+        length = torch.full((len(ws),), float(strength), device=ws.device)
+        if until is not None:
+            found = label_editing.strength_for(reader, ws, change, index, wanted, until, most=TWICE, steps=STEPS)
+            length = found.nan_to_num(TWICE).maximum(length)
+        return label_editing.edit(ws, change, length)
+
+    def editable(self) -> list[Editable]:
+        """Everything that `edit` can change here: attributes, converted directions, components, channels.
+
+        Attributes need networks that were trained with labels; components are fitted when they are first used, to any
+        generator. Directions of another generator are left out. Raises `WeightsError` for damaged files.
+        """
+        found = []
+        if "matched_pairs" in self.present():
+            found += [Editable(name, "attribute", 1, "a whole edit") for name in self._editors[0].attributes]
+        for name in sorted(
+            name.removeprefix("directions-") for name in self.present() if name.startswith("directions-")
+        ):
+            with contextlib.suppress(InputError):
+                net = self._directions(name)
+                found.append(Editable(name, "direction", net.count, _unit(net)))
+        channels = sum(layer.modulation.bias.numel() for _, layer, _ in self.generator.style_layers())
+        w_dim = self.generator.w_dim
+        free = [
+            Editable("ganspace", "component", min(COMPONENTS, w_dim), "a standard deviation of the component"),
+            Editable("sefa", "component", w_dim, "a length of 1 in W"),
+            Editable("stylespace", "channel", channels, "a standard deviation of the channel"),
+        ]
+        return found + [e for e in free if e.name not in {known.name for known in found}]
 
     def directions(self, name: str) -> Float[Tensor, "count num_ws w_dim"]:
         """Directions that `stx convert` read (InterFaceGAN's, GANSpace's, ...), of unit length, for every token.
 
-        name: of the file they came from, without its ending. Raises `WeightsError` for unknown ones, `InputError` with
-        both shapes for those of another generator.
+        name: of the file they came from, without its ending; "sefa" and "ganspace" are fitted to the generator where
+        there is no such file. Raises `EditError` for an unknown name, `InputError` with both shapes for those of
+        another generator.
         """
-        net = self.network(f"directions-{name}")
+        net = self._directions(name)
         if not isinstance(net, Directions):
-            raise WeightsError(f"{self.folder}/directions-{name}: a {type(net).__name__}, not directions")
-        net.check_fit(self.generator)
+            raise EditError(f"{name}: gives each code a direction of its own; `edit` takes it")
         return net.directions.expand(-1, self.generator.num_ws, -1)
 
-    def _direction(self, name: str) -> Float[Tensor, "1 num_ws w_dim"]:
-        file, _, number = name.partition(":")
-        found = self.directions(file)
-        if not (number or "0").isdecimal() or int(number or 0) >= len(found):
-            raise EditError(f"{name}: {file} has the directions 0 to {len(found) - 1}")
-        return found[int(number or 0)][None]
+    def _directions(self, name: str) -> Directions | TokenMaps:
+        if f"directions-{name}" not in self.present():
+            if name not in FITTED:
+                raise EditError(self._unknown(name))
+            if name not in self._fitted:
+                self._fitted[name] = FITTED[name](self.generator).to(self.device)
+            return self._fitted[name]
+        net = self.network(f"directions-{name}")
+        if not isinstance(net, Directions | TokenMaps):
+            raise WeightsError(f"{self.folder}/directions-{name}: a {type(net).__name__}, not directions")
+        net.check_fit(self.generator)
+        return net
+
+    def _step(self, name: str, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b num_ws w_dim"] | None:
+        """What strength 1 of a direction adds to codes; None for the name of an attribute."""
+        kind, _, number = name.partition(":")
+        if kind not in FITTED and f"directions-{kind}" not in self.present():
+            labelled = "matched_pairs" in self.present()
+            if name in (self._editors[0].attributes if labelled else self.domain.attributes):
+                return None
+            raise EditError(self._unknown(name))
+        net = self._directions(kind)
+        if not (number or "0").isdecimal() or int(number or 0) >= net.count:
+            raise EditError(f"{name}: {kind} has the directions 0 to {net.count - 1}")
+        return net.moves(ws, int(number or 0))
+
+    def _unknown(self, name: str) -> str:
+        known = {e.name: e.count for e in self.editable()}
+        lower = {k.lower(): k for k in known}
+        near = [lower[k] for k in difflib.get_close_matches(name.partition(":")[0].lower(), lower, n=1, cutoff=0.45)]
+        there = (f"{k}:0 to {k}:{n - 1}" if n > 1 and k != "stylespace" else k for k, n in known.items())
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"nothing called {name!r} to edit{hint}; there is: {', '.join(there)}".replace(
+            "stylespace", "stylespace:LAYER_CHANNEL"
+        )
 
     @cached_property
     def _editors(self) -> tuple[nn.Module, nn.Module]:
@@ -186,39 +364,6 @@ class Pipeline:
         """The names of the networks in the domain's folder."""
         return {path.parent.name for path in self.folder.glob("*/config.json")}
 
-    def save_pretrained(
-        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False
-    ) -> Path:
-        """Writes the domain as one folder, in the layout of huggingface_hub's mixin (`stx.checkpoints.hub`).
-
-        Networks of `folder` are copied; an encoder or generator that was replaced is saved as it is. push_to_hub: also
-        into the repository `repo_id` ("owner/name"). Raises `FileError` for files that stx did not make.
-        """
-        used = {
-            "generator": (self.generator, "generator"),
-            Path(self.encoder_name).name: (self.encoder, self.encoder_name),
-        }
-        found = hub.save(save_directory, self.domain, self.folder, used, self.present() - {"discriminator"})
-        if push_to_hub:
-            hub.push(found, repo_id or found.name)
-        return found
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "auto", **options
-    ) -> "Pipeline":
-        """The pipeline of a folder of `save_pretrained`, or of a repository "owner/name" that holds such a folder.
-
-        options: of huggingface_hub (revision, token, cache_dir, local_files_only, force_download); nothing in the
-        files is executed. Raises `WeightsError` for a folder of another kind and where the hub cannot be reached.
-        """
-        folder = hub.find(pretrained_model_name_or_path, **options)
-        domain, name = hub.read(folder)
-        device = pick_device(device)
-        generator, encoder = (weights.load(folder / part, device) for part in ("generator", name))
-        check_fit(generator, encoder, domain)
-        return cls(domain, generator, encoder, device, folder, name)
-
     def identity(self) -> IdentityNet | None:
         """The domain's identity network, None where the domain has none."""
         return self.network("identity") if (self.folder / "identity").is_dir() else None
@@ -230,21 +375,29 @@ def load(
     device: str | torch.device = "auto",
     folder: str | Path | None = None,
     encoder: str = "style_transformer",
+    generator: str = "generator",
 ) -> Pipeline:
     """The pipeline of a domain, with its trained weights.
 
     domain: "avatars", "ffhq", "cars", or a folder of pictures. device: see `pick_device`. folder: of its networks
     (default `data/<domain>/`). encoder: its folder in there, e.g. "psp", "e4e" or "restyle_psp" of converted files.
+    generator: likewise, e.g. "tuned-anna" of one that was tuned to a picture.
     Raises `DomainError` for an unknown domain, `WeightsError` for missing or unfit weights.
     """
     device = pick_device(device)
     name = datasets.short_name(domain)
     explicit, folder = folder is not None, Path(folder or data_dir() / name)
-    generator = weights.load(folder / "generator", device)
+    draws = weights.load(folder / generator, device)
     net = weights.load(folder / encoder, device)
-    found = datasets.load(domain, resolution=generator.size, same_folder=not explicit)
-    check_fit(generator, net, found)
-    return Pipeline(found, generator, net, device, folder, encoder)
+    found = datasets.load(domain, resolution=getattr(draws, "size", None), same_folder=not explicit)
+    check_fit(draws, net, found)
+    return Pipeline(found, draws, net, device, folder, encoder)
+
+
+def _unit(net: Directions | TokenMaps) -> str:
+    if isinstance(net, TokenMaps):
+        return "a whole edit"
+    return "a length of 1 in W" if bool((net.std == 1).all()) else "a standard deviation of the component"
 
 
 def _arrays(picture) -> list[np.ndarray]:
@@ -258,8 +411,10 @@ def _arrays(picture) -> list[np.ndarray]:
     return [array]
 
 
-def check_fit(generator: Generator, encoder: nn.Module, domain: datasets.Domain) -> None:
+def check_fit(generator: nn.Module, encoder: nn.Module, domain: datasets.Domain) -> None:
     """Raises `WeightsError` when networks of different sizes are combined."""
+    if not isinstance(generator, Generator):
+        raise WeightsError(f"a {type(generator).__name__} is no generator of pictures")
     if generator.size != domain.resolution:
         raise WeightsError(f"the generator draws {generator.size} pixels, the domain has {domain.resolution}")
     if not isinstance(encoder, Encoder):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stx.files.config import Configured
 from stx.files.errors import InputError
 from stx.runtime import batched
-from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS
+from stx.style_transformer import DROPOUT, FEED_FORWARD, HEADS, attention_weights
 from stx.training.loop import Resumable
 
 FORMS = ("paper", "released")
@@ -78,18 +78,11 @@ class ReferenceEditor(Configured, nn.Module):
         out = self.transformerlayer(ws, reference)
         return ws + out if self.form == "paper" else out
 
-    @torch.no_grad()
     def attention(
         self, ws: Float[Tensor, "b num_ws w_dim"], reference: Float[Tensor, "b num_ws w_dim"]
     ) -> Float[Tensor, "b num_ws num_ws"]:
         """How much each source token takes from each reference token, averaged over heads; rows have the sum one."""
-        cross, seen = self.transformerlayer.multihead_attn, []
-        hook = cross.register_forward_pre_hook(lambda _, given: seen.append(given))
-        try:
-            self(ws, reference)
-        finally:
-            hook.remove()
-        return cross(*seen[0], need_weights=True)[1]
+        return attention_weights(self.transformerlayer, lambda: self(ws, reference))
 
 
 def losses(

@@ -5,7 +5,8 @@ to coarse, medium and fine features of the picture. Names of weights as in the r
 follows from the generator instead of being 18 for every resolution.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,21 @@ class CrossAttentionLayer(nn.TransformerDecoderLayer):
 
     def _sa_block(self, x: Tensor, *_args, **_kwargs) -> Tensor:
         return torch.zeros_like(x)
+
+
+@torch.no_grad()
+def attention_weights(layer: nn.TransformerDecoderLayer, run: Callable[[], object]) -> Float[Tensor, "b queries keys"]:
+    """What a layer's queries take from its keys while `run` runs, averaged over heads; rows have the sum one.
+
+    For networks in evaluation: dropout would drop weights.
+    """
+    cross, seen = layer.multihead_attn, []
+    hook = cross.register_forward_pre_hook(lambda _, given: seen.append(given))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return cross(*seen[0], need_weights=True)[1]
 
 
 class StyleTransformerEncoder(IRSE):
@@ -154,3 +170,15 @@ class StyleTransformer(Encoder):
         """Codes as offsets from the average."""
         query = self.queries().expand(len(image), -1, -1)
         return self.encoder(image, query)[:, : self.num_ws]
+
+    def attention(self, image: Float[Tensor, "b c h w"], stage: str) -> Float[Tensor, "b num_ws map_h map_w"]:
+        """Which parts of the picture each token attends to in a stage ("coarse", "medium" or "fine").
+
+        Averaged over heads; each token's weights have the sum one. Raises `InputError` for a stage it does not have.
+        """
+        if stage not in self.encoder.used:
+            raise InputError(f"stage {stage!r}: expected one of {', '.join(self.encoder.used)}")
+        layer = getattr(self.encoder, f"transformerlayer_{stage}")
+        weights = attention_weights(layer, lambda: self.offsets(image))[:, : self.num_ws]
+        height = round(math.sqrt(weights.shape[2] * image.shape[2] / image.shape[3]))
+        return weights.unflatten(2, (height, -1))

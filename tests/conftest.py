@@ -7,9 +7,13 @@ import torch
 
 from stx import pick_device
 from stx.baselines import registry
-from stx.baselines.directions import Directions
+from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.checkpoints import weights
+from stx.detail.features import FeatureEditor, FeatureEncoder
+from stx.detail.hfgi import HFGI
+from stx.detail.manifold import Manifold
+from stx.detail.offsets import HyperStyle
 from stx.latent_classifier import LatentClassifier
 from stx.matched_pairs import MatchedPairs
 from stx.perception.attribute_classifier import AttributeClassifier, AttributeJudge
@@ -42,6 +46,12 @@ def tiny():
         "reference_editor": ReferenceEditor(w_dim=12),
         "matched_pairs": MatchedPairs(num_ws=6, w_dim=12, attributes=("Smiling",), components=7, kinds=2),
         "directions": Directions(count=3, tokens=1, w_dim=12),
+        "feature_encoder": FeatureEncoder.for_generator(generator, side=SIZE, width=4, units=1),
+        "feature_editor": FeatureEditor.for_generator(generator, side=SIZE, width=4, units=1, editor_width=5),
+        "hfgi": HFGI.for_generator(generator, side=SIZE, width=4, aligning=3),
+        "hyperstyle": HyperStyle.for_generator(generator, side=SIZE, widths=(4, 8, 12), hidden=7, rank=2),
+        "manifold": Manifold(num_ws=6, w_dim=12, components=5, calibration=9),
+        "token_maps": TokenMaps(count=2, num_ws=8, w_dim=12),
     }
 
 
@@ -55,12 +65,12 @@ def home(tmp_path, tiny):
 
 @pytest.fixture
 def own(tmp_path):
-    """The README's file with methods of one's own; what it adds in this process is taken out again."""
+    """The file of `docs/method.md` with methods of one's own; what it adds in this process is taken out again."""
     tables = [registry.METHODS, registry.INVERTERS, registry.EDITORS]
     before = [dict(table) for table in tables]
     path = tmp_path / "mine.py"
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    path.write_text(re.search(r"```python\n(# mine.py.*?)```", readme, re.DOTALL)[1])
+    page = (Path(__file__).parent.parent / "docs" / "method.md").read_text()
+    path.write_text(re.search(r"```python\n(# mine.py.*?)```", page, re.DOTALL)[1])
     yield path
     for table, old in zip(tables, before, strict=True):
         table.clear()

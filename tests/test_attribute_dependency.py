@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from stx import attribute_dependency
@@ -23,15 +24,43 @@ def test_mean_and_max_by_hand():
 
 def test_curve_bins_by_target_change():
     random = np.random.RandomState(0)
-    change, ad = random.rand(500) * 2, random.rand(500)
-    table = attribute_dependency.curve(change, {"mean-AD": ad, "ID": 1 - ad}, bins=(0.0, 1.0, 2.0, 9.0))
+    edits = {
+        "picture": np.arange(500),
+        "attribute": "a",
+        "target change": random.rand(500) * 2,
+        "mean-AD": random.rand(500),
+    }
+    edits = pd.DataFrame(edits)
+    options = {"bins": (0.0, 1.0, 2.0, 9.0), "resamples": 500}
+    table = attribute_dependency.curve(edits, ["mean-AD"], **options)
     assert list(table["from"]) == [0.0, 1.0]  # nothing reached the last bin
     assert table["edits"].sum() == 500
+    change, ad = edits["target change"], edits["mean-AD"]
     assert table["mean-AD"][0] == pytest.approx(ad[change < 1].mean())
     assert table["target change"][1] == pytest.approx(change[change >= 1].mean())
     assert (table["mean-AD low"] < table["mean-AD"]).all()
     assert (table["mean-AD"] < table["mean-AD high"]).all()
-    np.testing.assert_allclose(table["ID low"], 1 - table["mean-AD high"], atol=0.01)
+    better = edits.assign(**{"mean-AD": ad - 0.125})[:400]
+    told = attribute_dependency.curve(edits, ["mean-AD"], beside=better, **options)
+    np.testing.assert_allclose(told[["mean-AD less", "mean-AD less low", "mean-AD less high"]], 0.125)
+
+
+def test_where_an_edit_has_reached_enough():
+    """Straight lines from the unedited picture, by hand: 1 sigma lies halfway between 0.5 and 1.5."""
+    edits = pd.DataFrame(
+        {
+            "attribute": "a",
+            "picture": [7, 7, 8, 8, 9, 9, 10, 10],
+            "strength": [2.0, 1.0] * 4,
+            "target change": [1.5, 0.5, 0.9, 0.4, 3.0, 2.0, -1.0, 5.0],
+            "need": [0.25, 0.25, 1.0, 1.0, 2.5, 2.5, -1.0, -1.0],
+            "mean-AD": [3.0, 1.0, 1.0, 1.0, 9.0, 8.0, 1.0, 2.0],
+        }
+    )
+    at_one = attribute_dependency.where(edits, 1.0, ["mean-AD"]).set_index("picture")["mean-AD"]
+    np.testing.assert_allclose(at_one[[7, 8, 9, 10]], [2.0, np.nan, 4.0, 0.4])
+    shown = attribute_dependency.where(edits, "need", ["mean-AD"]).set_index("picture")["mean-AD"]
+    np.testing.assert_allclose(shown[[7, 8, 9, 10]], [0.5, np.nan, 8.5, np.nan])  # 10 shows it without an edit
 
 
 def test_strengths_end_at_the_target_or_at_the_peak():
@@ -96,3 +125,21 @@ def test_per_sigma_by_hand():
     got = attribute_dependency.per_sigma(delta, np.array([1.0, 2.0, -0.1]), 0)
     np.testing.assert_allclose(got, [np.nan, 1.5, 2.25])
     assert np.isnan(attribute_dependency.per_sigma(delta, np.zeros(3), 0)).all()
+
+
+def test_strength_near_one_sigma_among_those_that_stay_in_the_domain():
+    edits = pd.DataFrame(
+        {
+            "method": "m",
+            "attribute": "a",
+            "picture": [0, 1] * 3,
+            "strength": [1.0, 1.0, 2.0, 2.0, 3.0, 3.0],
+            "target change": [0.2, 0.4, 0.6, 1.0, 1.0, 1.2],
+            "in domain": [True, True, True, False, False, False],
+        }
+    )
+    assert attribute_dependency.strength_near(edits) == (2.0, False)
+    assert attribute_dependency.strength_near(edits, 0.0) == (1.0, False)
+    assert attribute_dependency.strength_near(edits.assign(**{"in domain": False})) == (1.0, True)
+    (row,) = attribute_dependency.shares_in_domain(edits).to_numpy().tolist()
+    assert row == ["m", 1.0, 0.0, pytest.approx(1.1)]

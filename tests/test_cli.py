@@ -26,6 +26,7 @@ AT_ONCE = {
     "no such picture": (["invert", "nothere.png", "--out", "x"], 2),
     "no such photograph": (["align", "nothere.jpg", "also_not.jpg", "--out", "x"], 2),
     "no such checkpoint": (["convert", "nothere.pt", "--out", "x"], 2),
+    "no such method": (["score", "nothere.py"], 2),
     "no such folder": (["export", "nothere", "--to", "official", "--out", "x.pt"], 2),
 }
 

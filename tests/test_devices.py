@@ -105,6 +105,7 @@ def release(*given):
         release("08_attribute_dependency", {"own": "mine.py"}, ""),
         ("09_explorer", {}, ""),
         ("10_photographs", {}, ""),
+        release("11_detail", {}, ""),
     ],
 )
 def test_notebooks(tmp_path, monkeypatch, own, book, given, made):

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stx.checkpoints import convert
+from stx.checkpoints import editors
 from stx.domains import images
-from stx.latent_classifier import LatentClassifier, calibrate, calibration_error
+from stx.latent_classifier import LatentClassifier, calibrate, calibration_error, reliability
 from stx.perception.identity import face_crop
 from stx.reference_editing import ReferenceEditor
 from tests.golden import assert_golden, case, fill, normal
@@ -25,7 +25,7 @@ def lcnet(prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def classifier(prefix: str = ""):
-    net = convert._latent_classifier(lcnet(prefix), "lcnet_40")
+    net = editors.latent_classifier(lcnet(prefix), "lcnet_40")
     return net.eval().requires_grad_(False)
 
 
@@ -89,3 +89,16 @@ def test_calibration_finds_the_temperature():
     after = calibration_error(given / temperature, labels)
     assert (after < 0.02).all()
     assert (after < before).all()
+
+
+def test_reliability_by_hand():
+    """Four predictions of 1/4, of which one is so, and one of 0.99, which is; the other bins are empty."""
+    logits = np.log([[1 / 3], [1 / 3], [1 / 3], [1 / 3], [99.0]])
+    table = reliability(logits, np.array([[0.9], [0.1], [0.0], [0.2], [1.0]]))
+    assert table["count"].tolist() == [0, 0, 4, 0, 0, 0, 0, 0, 0, 1]
+    filled = table[table["count"] > 0]
+    assert filled["predicted"].tolist() == pytest.approx([0.25, 0.99])
+    assert filled["observed"].tolist() == pytest.approx([0.25, 1.0])
+    assert filled["low"].iloc[0] == pytest.approx(0.0456, abs=1e-4)  # Wilson, one of four
+    assert filled["high"].iloc[0] == pytest.approx(0.6994, abs=1e-4)
+    assert table[table["count"] == 0][["predicted", "observed"]].isna().to_numpy().all()

@@ -39,6 +39,28 @@ def test_frechet_distance_equals_the_textbook_formula():
         metrics.frechet_distance(a[:1], a[:5])
 
 
+def test_kernel_distance_by_hand_and_without_bias():
+    a, b = np.array([[1.0], [2.0]]), np.array([[0.0], [3.0]])
+    kernel = lambda x, y: (x * y + 1) ** 3  # noqa: E731
+    across = (kernel(1, 0) + kernel(1, 3) + kernel(2, 0) + kernel(2, 3)) / 4
+    assert metrics.kernel_distance(a, b) == pytest.approx(1000 * (kernel(1, 2) + kernel(0, 3) - 2 * across))
+    apart = (kernel(1, 3) + kernel(2, 0)) / 2
+    assert metrics.kernel_distance(a, b, paired=True) == pytest.approx(1000 * (kernel(1, 2) + kernel(0, 3) - 2 * apart))
+    random = np.random.RandomState(0)
+    few = [metrics.kernel_distance(random.randn(8, 5), random.randn(8, 5)) for _ in range(400)]
+    assert abs(np.mean(few)) < 3 * np.std(few) / 20
+    assert min(few) < 0
+    with pytest.raises(ValueError, match="1 and 2 pictures: at least 2"):
+        metrics.kernel_distance(a[:1], b)
+
+
+def test_halves_have_the_width_of_theory():
+    values = np.random.RandomState(0).randn(400)
+    low, high = metrics.halves_interval(lambda at: values[at].mean(), 400, resamples=1000)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
 def test_laplacian_pyramid_adds_up(pictures):
     levels = metrics.laplacian_pyramid(pictures[:, :, :, :48])
     assert [tuple(level.shape[2:]) for level in levels] == [(64, 48), (32, 24)]

@@ -1,4 +1,4 @@
-"""Global edit directions, the same for every picture: InterFaceGAN, SeFa and GANSpace, fitted here or read from files.
+"""Edits of files, and global directions, the same for every picture: InterFaceGAN, SeFa and GANSpace, fitted here.
 
 Estimators in scikit-learn's manner: numbers in the constructor, `fit` returns self, what was learnt ends in `_`.
 """
@@ -24,6 +24,7 @@ class Directions(Configured, nn.Module):
 
     def __init__(self, *, count: int, tokens: int, w_dim: int):
         super().__init__()
+        self.count = count
         self.register_buffer("directions", torch.zeros(count, tokens, w_dim))
         self.register_buffer("mean", torch.zeros(w_dim))
         self.register_buffer("std", torch.ones(count))
@@ -35,6 +36,50 @@ class Directions(Configured, nn.Module):
             raise InputError(
                 f"directions of {tokens} x {w_dim} do not fit codes of {generator.num_ws} x {generator.w_dim}"
             )
+
+    @classmethod
+    def of(cls, directions: Float[np.ndarray, "count w_dim"], *, mean=0.0, std=1.0) -> "Directions":
+        """Directions in W that were fitted, as a network that can be saved."""
+        count, w_dim = directions.shape
+        net = cls(count=count, tokens=1, w_dim=w_dim)
+        for buffer, given in ((net.directions, directions[:, None]), (net.mean, mean), (net.std, std)):
+            buffer.copy_(torch.as_tensor(np.asarray(given)).expand_as(buffer))
+        return net
+
+    def moves(self, ws: Float[Tensor, "b num_ws w_dim"], index: int = 0) -> Float[Tensor, "b num_ws w_dim"]:
+        """What direction `index` adds to codes at strength 1, a standard deviation of GANSpace's: the same to each."""
+        return (self.std[index] * self.directions[index]).expand_as(ws)
+
+
+class TokenMaps(Configured, nn.Module):
+    """T of w + alpha T(w): a linear map for each attribute and token (Yao et al. 2021, 2106.11895).
+
+    `maps [count, num_ws, w_dim, w_dim]`, `offsets [count, num_ws, w_dim]`, `mean [num_ws, w_dim]` of codes.
+    """
+
+    def __init__(self, *, count: int, num_ws: int, w_dim: int):
+        super().__init__()
+        self.count = count
+        self.maps = nn.Parameter(torch.zeros(count, num_ws, w_dim, w_dim))
+        self.offsets = nn.Parameter(torch.zeros(count, num_ws, w_dim))
+        self.register_buffer("mean", torch.zeros(num_ws, w_dim))
+
+    def forward(
+        self, codes: Float[Tensor, "k b num_ws w_dim"], which: slice = slice(None)
+    ) -> Float[Tensor, "k b num_ws w_dim"]:
+        """T of the codes of each attribute among `which`."""
+        moved = torch.einsum("kbni,knoi->kbno", codes - self.mean, self.maps[which])
+        return moved + self.offsets[which][:, None]
+
+    def moves(self, ws: Float[Tensor, "b num_ws w_dim"], index: int = 0) -> Float[Tensor, "b num_ws w_dim"]:
+        """What attribute `index` adds to codes at strength 1."""
+        return self(ws[None], slice(index, index + 1))[0]
+
+    def check_fit(self, generator: Generator) -> None:
+        """Raises `InputError` with both shapes when the maps are not of this generator's codes."""
+        num_ws, w_dim = self.mean.shape
+        if (num_ws, w_dim) != (generator.num_ws, generator.w_dim):
+            raise InputError(f"maps of {num_ws} x {w_dim} do not fit codes of {generator.num_ws} x {generator.w_dim}")
 
 
 class InterFaceGAN:
@@ -154,3 +199,25 @@ class GANSpace:
         edited = ws.clone()
         edited[:, tokens] += strength * step
         return edited
+
+
+COMPONENTS, SAMPLES = 80, 10_000  # of GANSpace where they are fitted on request: the public code's number, and codes
+
+
+@torch.no_grad()
+def sefa(generator: Generator) -> Directions:
+    """All of SeFa's directions of a generator, on the CPU; strength is a length in W."""
+    return Directions.of(SeFa().fit(generator).directions_)
+
+
+@plainly
+def ganspace(generator: Generator) -> Directions:
+    """The first 80 of GANSpace's components, or all there are, of 10,000 random codes; on the CPU, with deviations."""
+    z = torch.randn(SAMPLES, generator.w_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        w = torch.cat([generator.mapping(part.to(generator.latent_avg)) for part in z.split(1000)]).cpu().numpy()
+    found = GANSpace(components=min(COMPONENTS, generator.w_dim)).fit(w)
+    return Directions.of(found.directions_, mean=found.mean_, std=found.std_)
+
+
+FITTED = {"sefa": sefa, "ganspace": ganspace}  # what needs no labels and no file

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from zuko.flows import CNF
 
+from stx.baselines.directions import TokenMaps
 from stx.runtime import plainly, progress
 from stx.stylegan2.networks import Generator
 from stx.training.loop import batch_positions
@@ -125,10 +126,10 @@ class StyleFlow:
 
 
 class LatentTransformer:
-    """w + alpha T(w), T one linear map per token and attribute (Yao et al. 2021, 2106.11895), all attributes at once.
+    """`TokenMaps` for all attributes at once (Yao et al. 2021), trained against a frozen latent classifier.
 
-    Trained against a frozen latent classifier: the attribute reaches the other label, the other logits stay unless
-    labels go together in the data, the code stays near. weights: of these three. `maps_ [attributes, num_ws, d, d]`.
+    The attribute reaches the other label, the other logits stay unless labels go together in the data, the code stays
+    near. weights: of these three. What was learnt is `net_`.
     """
 
     def __init__(
@@ -153,13 +154,12 @@ class LatentTransformer:
     ) -> "LatentTransformer":
         """Codes, and labels from which only the correlation of attributes is taken. `losses_` is the curve."""
         torch.manual_seed(self.seed)
-        count, (num_ws, d) = labels.shape[1], ws.shape[1:]
+        count, (num_ws, w_dim) = labels.shape[1], ws.shape[1:]
         together = np.atleast_2d(np.nan_to_num(np.corrcoef(labels.T.astype(float))))
         free = torch.from_numpy(1 - np.abs(together)).to(ws)
-        self.mean_ = ws.mean(0)
-        self.maps_ = torch.zeros(count, num_ws, d, d, device=ws.device, requires_grad=True)
-        self.offsets_ = torch.zeros(count, num_ws, d, device=ws.device, requires_grad=True)
-        optimizer = torch.optim.Adam([self.maps_, self.offsets_], lr=self.lr)
+        self.net_ = TokenMaps(count=count, num_ws=num_ws, w_dim=w_dim).to(ws.device)
+        self.net_.mean.copy_(ws.mean(0))
+        optimizer = torch.optim.Adam(self.net_.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         size, self.losses_ = min(self.batch * count, len(ws) - len(ws) % count), []
         for step in _steps(self.steps, "latent transformer", watch):
@@ -171,8 +171,7 @@ class LatentTransformer:
             optimizer.step()
             schedule.step()
             self.losses_.append(loss.item())
-        self.maps_.requires_grad_(False)
-        self.offsets_.requires_grad_(False)
+        self.net_.requires_grad_(False)
         return self
 
     @plainly
@@ -181,11 +180,7 @@ class LatentTransformer:
         self, ws: Float[Tensor, "b num_ws w_dim"], strength: float, index: int = 0
     ) -> Float[Tensor, "b num_ws w_dim"]:
         """`ws + strength * T(ws)`; positive strengths add the attribute, 1 is what it was trained for."""
-        return ws + strength * self._moves(ws[None], slice(index, index + 1))[0]
-
-    def _moves(self, codes: Float[Tensor, "k b num_ws d"], which: slice = slice(None)) -> Tensor:
-        moved = torch.einsum("kbni,knoi->kbno", codes - self.mean_, self.maps_[which])
-        return moved + self.offsets_[which][:, None]
+        return ws + strength * self.net_.moves(ws, index)
 
     def _loss(self, codes: Float[Tensor, "k b num_ws d"], free: Float[Tensor, "k k"]) -> Float[Tensor, ""]:
         count, b = codes.shape[:2]
@@ -194,7 +189,7 @@ class LatentTransformer:
             before = self.classifier(codes.flatten(0, 1))[0].unflatten(0, (count, b))
         p = before[own, :, own].sigmoid()  # [k, b]
         target = (p < 0.5).to(p)
-        edited = codes + (target - p)[:, :, None, None] * self._moves(codes)
+        edited = codes + (target - p)[:, :, None, None] * self.net_(codes)
         after = self.classifier(edited.flatten(0, 1))[0].unflatten(0, (count, b))
         share = target.mean(1, keepdim=True)
         rarity = torch.where(target > 0.5, 1 / share.clamp_min(1 / b), 1 / (1 - share).clamp_min(1 / b))

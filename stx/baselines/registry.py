@@ -72,13 +72,13 @@ METHODS = {
         "Style Transformer, coarse only",
         StyleTransformer,
         {"stages": 1},
-        claim="Three stages have lower distortion than one",
+        claim="Three stages have lower distortion than fewer",
     ),
     "two_stages": Method(
         "Style Transformer, coarse and medium",
         StyleTransformer,
         {"stages": 2},
-        claim="Three stages have lower distortion than two",
+        claim="Three stages have lower distortion than fewer",
     ),
     "no_self_attention": Method(
         "Style Transformer, no self-attention",

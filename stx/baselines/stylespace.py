@@ -4,6 +4,7 @@ StyleSpace vectors are dicts of `[b, channels]`, one entry per layer, as `Genera
 ToRGB layers change colours everywhere and are left out of rankings, as in the papers.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stx.files.errors import InputError
+from stx.files.errors import EditError, InputError
 from stx.runtime import plainly
 from stx.stylegan2.networks import Generator
 
@@ -76,6 +77,25 @@ def localised(
     sums = [s[:, list(target)].sum(1) for s in shares]
     fit = [(t > at_least) & (t - s[:, others].max(1) > gap) for t, s in zip(sums, shares, strict=True)]
     return [(layer, channel, share) for layer, channel, share in ranked(sums) if fit[layer][channel]]
+
+
+@torch.no_grad()
+def channel(generator: Generator, place: str, ws: Float[Tensor, "n num_ws w_dim"]) -> tuple[str, int, float]:
+    """A channel as the paper names it, "6_501" (layer, channel): layer by our name, channel, its deviation over `ws`.
+
+    Layers are counted in the order of use, ToRGB among them. Raises `EditError` for a place that there is not.
+    """
+    layers = generator.style_layers()
+    found = re.fullmatch(r"(\d{1,3})_(\d{1,5})", place)
+    if not found or int(found[1]) >= len(layers):
+        raise EditError(
+            f"stylespace:{place}: expected LAYER_CHANNEL, such as 6_501, with a layer of 0 to {len(layers) - 1}"
+        )
+    name, layer, token = layers[int(found[1])]
+    values = layer.modulation(ws[:, token])
+    if int(found[2]) >= values.shape[1]:
+        raise EditError(f"stylespace:{place}: layer {found[1]} has the channels 0 to {values.shape[1] - 1}")
+    return name, int(found[2]), float(values[:, int(found[2])].std())
 
 
 class StyleSpace:

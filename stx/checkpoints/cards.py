@@ -31,7 +31,7 @@ KINDS = {  # by network: what it is, and the table that measures it on the avata
     "reference_editor": ("Carries an attribute of one style code over to another", "07_reference_means"),
     "directions": ("Directions of edits, the same for every style code", ""),
 }
-AVATARS = """Avatars (`docs/data_card.md`): 64-px cartoon faces drawn from labels. Their artwork, *Avataaars* by Pablo
+AVATARS = """Avatars (`data/README.md`): 64-px cartoon faces drawn from labels. Their artwork, *Avataaars* by Pablo
 Stanley (https://avataaars.com), is free for personal and commercial use. No photograph of a person was used."""
 LIMITS = """Networks of a domain fit each other and no others: codes of another generator mean nothing here. Pictures of
 another kind are not refused, they are drawn as the nearest that the generator knows. Labels are of drawings; nothing
@@ -66,7 +66,7 @@ def card(folder: str | Path) -> str:
         f"## Data\n\n{AVATARS}" if drawn else "",
         f"## Results\n\n`figures/{table}.md` of the repository, with intervals." if drawn and table else "",
         f"## Limits\n\n{LIMITS}",
-        "Made from `config.json` by stx.",
+        "Made from `config.json` by stx as the folder was written.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -1,9 +1,10 @@
 """Public checkpoints to our networks.
 
 Reads rosinality's and NVIDIA's StyleGAN2 (PyTorch and TensorFlow pickles), the released Style Transformer, its
-reference editor and latent classifier, IR-SE50, MoCo-v2, MobileFace, InterFaceGAN and GANSpace directions. Every key of
-a file is accounted for: one that is missing, unexpected or of another shape is named. What public code makes anew
-(noise maps, low-pass kernels, the average w) may be absent, and the notes say so. Nothing in a file is executed.
+reference editor and latent classifier, the latent transformer, IR-SE50, MoCo-v2, MobileFace, directions, generators
+that PTI tuned, and codes of pictures. Every key of a file is accounted for: one that is missing, unexpected or of
+another shape is named. What public code makes anew (noise maps, low-pass kernels, the average w) may be absent, and the
+notes say so. Nothing in a file is executed.
 """
 
 import math
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 
 from stx.baselines.psp import PSP
 from stx.checkpoints import nvidia
-from stx.checkpoints.directions import boundary, ganspace, refuse_codes
+from stx.checkpoints.codes import codes_in
+from stx.checkpoints.detail import refuse_detail
+from stx.checkpoints.directions import boundary, ganspace, is_boundary
+from stx.checkpoints.editors import latent_classifier, latent_transformer, logits_only, reference_editor
 from stx.checkpoints.tensors import (
     Found,
     State,
@@ -37,10 +41,8 @@ from stx.checkpoints.tensors import (
 from stx.files.errors import InputError, WeightsError
 from stx.files.pickles import TORCH_MAGIC, Persistent, TfNetwork, read_pickle, read_torch
 from stx.files.untrusted import NUMPY_MAGIC, Budget, check_shape, one_line, read_array, read_json, what_it_is
-from stx.latent_classifier import CELEBA, LatentClassifier
 from stx.perception.identity import IdentityNet, MobileFace, MoCo
 from stx.perception.irse import IR_SE50
-from stx.reference_editing import ReferenceEditor
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Discriminator, Generator
 from stx.stylegan2.ops import fir_kernel
@@ -85,9 +87,13 @@ def _content(path: Path) -> Any:
 
 
 def _by_content(content: Any, source: str) -> Found:
-    if isinstance(content, torch.Tensor | np.ndarray):
+    if isinstance(content, torch.Tensor | np.ndarray) and is_boundary(torch.as_tensor(content)):
         return boundary(torch.as_tensor(content), source)
-    refuse_codes(content, source)
+    if codes := codes_in(content, source):
+        return Found("codes of pictures", {}, codes=codes)
+    if isinstance(content, Persistent):  # a whole network in torch.save, as PTI keeps its tuned generators
+        found = _nvidia({"G_ema": content}, source)
+        return Found("StyleGAN2 alone (NVIDIA, PyTorch)", {"tuned": found.networks["generator"]}, found.notes)
     if isinstance(content, list | tuple) and content and isinstance(content[-1], TfNetwork):
         return _tensorflow(content[-1], source)
     if not isinstance(content, dict):
@@ -100,22 +106,27 @@ def _by_content(content: Any, source: str) -> Found:
         return ganspace(content, source)
     if "conv1_weight" in content and "dense/kernel" in content:
         return _mobileface(content, source)
-    state = content.get("state_dict", content)
+    state = content.get("state_dict", content.get("T_net_state_dict", content))
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{source}: no tensors by name in it (it has: {some(map(str, content))})")
     if any(str(key).startswith("module.encoder_q.") for key in state):
         return _moco(state, source)
     state = floats(state, source)
+    refuse_detail(state, source)
     if "encoder.z" in state:
         return _style_transformer(state, content, source)
     if "encoder.transformerlayer.linear1.weight" in state:
         return _reference_editor(state, content, source)
     if {"encoder.input_layer.0.weight", "encoder.conv1.weight"} & state.keys():
         return _psp_family(state, content, source)
+    if any(re.match(r"dense\.\d+\.", key) for key in state):
+        return latent_transformer(state, source)
     if "output_fcs.0.weight" in state:
-        return Found("latent classifier", {"latent_classifier": _latent_classifier(state, source)})
+        return Found("latent classifier", {"latent_classifier": latent_classifier(state, source)})
+    if all(key.startswith("fcs.") for key in state):
+        return Found("latent classifier (latent transformer)", {"latent_classifier": logits_only(state, source)})
     if "transformerlayer.linear1.weight" in state:
-        return Found("reference editor", {"reference_editor": _editor(state, source)})
+        return Found("reference editor", {"reference_editor": reference_editor(state, source)})
     if "output_layer.3.weight" in state:
         return Found("IR-SE50 identity network", {"identity": _ir_se50(state, source)})
     if "final_conv.0.weight" in state:
@@ -318,42 +329,12 @@ def _backbone(state: State, conv: str = "res_layer.1") -> tuple[list[int], list[
 
 def _reference_editor(state: State, content: dict, source: str) -> Found:
     parts = parts_of(state, ("encoder", "decoder", "classifier"), source, optional={"decoder", "classifier"})
-    networks: dict[str, nn.Module] = {"reference_editor": _editor(parts["encoder"], source)}
+    networks: dict[str, nn.Module] = {"reference_editor": reference_editor(parts["encoder"], source)}
     if parts["classifier"]:
-        networks["latent_classifier"] = _latent_classifier(parts["classifier"], source)
+        networks["latent_classifier"] = latent_classifier(parts["classifier"], source)
     if parts["decoder"]:
         networks["generator"] = _generator(parts["decoder"], source)
     return Found("reference editing (released)", networks, {"opts": plain(content.get("opts"))})
-
-
-def _editor(state: State, source: str) -> ReferenceEditor:
-    return load_into(empty(ReferenceEditor, w_dim=state["transformerlayer.norm1.weight"].shape[0]), state, source)
-
-
-def _latent_classifier(state: State, source: str) -> LatentClassifier:
-    """LCNet's layers for each attribute, stacked. The codes' width is the largest of 512, 256, ... that fits."""
-    need(state, ("fcs.0.weight", "fcs.1.weight", "indep_fcs.0.weight"), source)
-    count, depth = how_many(state, r"output_fcs\.(\d+)\.weight"), how_many(state, r"fcs\.(\d+)\.weight")
-    mine = {f"fcs.{i}.{part}": state[f"fcs.{i}.{part}"] for i in range(depth) for part in ("weight", "bias")}
-    heads = {"embedding": "indep_fcs", "logit": "output_fcs"}
-    for name, released in heads.items():
-        for part in ("weight", "bias"):
-            need(state, [f"{released}.{k}.{part}" for k in range(count)], source)
-            stacked = torch.stack([state[f"{released}.{k}.{part}"] for k in range(count)])
-            mine[f"{name}_{part}"] = stacked.squeeze(1) if name == "logit" else stacked
-    known = {key for key in state if re.match(r"(fcs|indep_fcs|output_fcs)\.\d+\.(weight|bias)$", key)}
-    refuse_unknown(state.keys() - known, source)
-    width = mine["fcs.0.weight"].shape[1]
-    w_dim = next(w for w in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if width % w == 0)
-    net = empty(
-        LatentClassifier,
-        num_ws=width // w_dim,
-        w_dim=w_dim,
-        attributes=CELEBA if count == len(CELEBA) else [f"attribute_{k}" for k in range(count)],
-        hidden=[mine[f"fcs.{i}.weight"].shape[0] for i in range(depth)],
-        dim=mine["embedding_bias"].shape[1],
-    )
-    return load_into(net, mine, source)
 
 
 # ------------------------------------------------------------------- networks that look at pictures, and directions

@@ -1,59 +1,35 @@
-"""Public files of edit directions (InterFaceGAN, GANSpace), and codes that are none."""
+"""Public files of edits: InterFaceGAN, GANSpace."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from stx.baselines.directions import Directions
 from stx.checkpoints import weights
-from stx.checkpoints.tensors import (
-    Found,
-    empty,
-    refuse_unknown,
-)
+from stx.checkpoints.tensors import Found, empty, refuse_unknown
 from stx.files.errors import WeightsError
 from stx.stylegan2.networks import Generator
 
 UNIT = 0.02  # how far from 1 the length of a direction may be
 
 
-W_PLUS = ("w", "ws", "w_plus", "latent", "latents", "projected_w", "codes")  # names that public code gives to codes
-
-
-CODES = "are codes of pictures, neither networks nor a direction; nothing converts them"
-
-
-def refuse_codes(content: Any, source: str) -> None:
-    """Raises `WeightsError` for W+ codes under a name: projected_w.npz, rosinality's projector and others."""
-    if isinstance(content, list) and content and all(isinstance(part, Tensor | np.ndarray) for part in content):
-        raise WeightsError(f"{source}: a list of {len(content)} tensors {CODES}")
-    if not isinstance(content, dict):
-        return
-    inner = [part for part in content.values() if isinstance(part, dict)][:1]
-    for names in [content, *inner]:
-        found = [name for name in W_PLUS if isinstance(names.get(name), Tensor | np.ndarray | list)]
-        if found:
-            shape = list(names[found[0]].shape) if not isinstance(names[found[0]], list) else "a list"
-            raise WeightsError(f"{source}: {found[0]!r} ({shape}) {CODES}")
+def is_boundary(given: Tensor) -> bool:
+    """Whether numbers are directions: rows of length 1. Codes have the same shapes and other lengths."""
+    if given.ndim not in (1, 2, 3) or not given.numel() or not given.is_floating_point():
+        return False
+    lengths = (given.float() if given.ndim > 1 else given.float()[None]).flatten(1).norm(dim=1)
+    return bool(((lengths - 1).abs() <= UNIT).all())
 
 
 def boundary(given: Tensor, source: str) -> Found:
     """InterFaceGAN's normals, each of unit length: [n, 512], or [n, 18 * 512] and [n, 18, 512] for W+.
 
-    Codes have the same shapes and other lengths. Raises `WeightsError` for them, and for numbers of no such shape.
+    Raises `WeightsError` for numbers of no such shape or length.
     """
-    if given.ndim not in (1, 2, 3) or not given.numel() or given.is_complex() or not torch.isfinite(given).all():
+    if not is_boundary(given):
         raise WeightsError(f"{source}: numbers of shape {list(given.shape)} are not directions ([1, 512] or the like)")
-    flat = given.float() if given.ndim > 1 else given.float()[None]
-    flat = flat.flatten(1)
-    lengths = flat.norm(dim=1)
-    if ((lengths - 1).abs() > UNIT).any():
-        told = f"rows of length {lengths.min():.3g} to {lengths.max():.3g}"
-        remedy = "a direction has length 1: divide by its length if it is one"
-        raise WeightsError(f"{source}: numbers of shape {list(given.shape)} ({told}) {CODES} ({remedy})")
+    flat = (given.float() if given.ndim > 1 else given.float()[None]).flatten(1)
     w_dim = given.shape[2] if given.ndim == 3 else 512 if flat.shape[1] % 512 == 0 else flat.shape[1]
     net = Directions(count=len(flat), tokens=flat.shape[1] // w_dim, w_dim=w_dim)
     net.directions.copy_(flat.reshape(net.directions.shape))
@@ -80,7 +56,7 @@ def ganspace(content: dict, source: str) -> Found:
 def check_fit(found: Found, folder: Path) -> None:
     """Raises `WeightsError` when directions do not fit the codes of the generator in `folder`, if there is one."""
     directions, config = found.networks.get("directions"), folder / "generator" / "config.json"
-    if isinstance(directions, Directions) and config.is_file():
+    if directions is not None and config.is_file():
         try:
             directions.check_fit(empty(Generator, **weights.read_config(config.parent)["args"]))
         except (KeyError, TypeError, ValueError) as error:

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import nn
@@ -19,24 +20,61 @@ from stx.files.checksums import fingerprint
 from stx.files.errors import WeightsError
 from stx.files.outputs import claim_files, claim_networks
 from stx.files.untrusted import one_line, read_json
+from stx.runtime import pick_device
 
 FILES = ["config.json", "README.md", "*/config.json", "*/model.safetensors", "*/README.md"]
+
+
+class Pretrained:
+    """`save_pretrained` and `from_pretrained` of a `Pipeline`."""
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False
+    ) -> Path:
+        """Writes the domain as one folder, in the layout of huggingface_hub's mixin.
+
+        The networks of the pipeline's folder are copied; an encoder or generator that was replaced is saved as it is.
+        push_to_hub: also into the repository `repo_id` ("owner/name", default the folder's name). Raises `FileError`
+        for files that stx did not make.
+        """
+        used = {"generator": self.generator, self.encoder_name: self.encoder}
+        others = {path.parent.name for path in self.folder.glob("*/config.json")} - {"discriminator"}
+        found = save(save_directory, self.domain, self.folder, used, others)
+        if push_to_hub:
+            push(found, repo_id or found.name)
+        return found
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "auto", **options
+    ) -> Self:
+        """The pipeline of a folder of `save_pretrained`, or of a repository "owner/name" that holds such a folder.
+
+        options: of huggingface_hub (revision, token, cache_dir, local_files_only, force_download); nothing in the
+        files is executed. Raises `WeightsError` for a folder of another kind and where the hub cannot be reached.
+        """
+        folder = find(pretrained_model_name_or_path, **options)
+        domain, name = read(folder)
+        device = pick_device(device)
+        generator, encoder = (weights.load(folder / part, device) for part in ("generator", name))
+        return cls(domain, generator, encoder, device, folder, encoder_name=name)
 
 
 def save(
     folder: str | Path,
     domain: datasets.Domain,
     home: Path,
-    used: dict[str, tuple[nn.Module, str]],
+    used: dict[str, nn.Module],
     others: Iterable[str],
 ) -> Path:
-    """Writes a domain. used: generator and encoder by name, each with its folder in `home`; others: names in there.
+    """Writes a domain. used: generator and encoder by their folders in `home`; others: further folders in there.
 
     A network in use that is the one in `home` is copied with its notes, another one is saved in float32. Raises
     `FileError` for files that stx did not make.
     """
     folder = Path(folder)
-    names = [*used, *(name for name in sorted(others) if name not in used)]
+    sources = {Path(name).name: name for name in used}  # compared/psp becomes psp
+    names = [*sources, *(name for name in sorted(others) if name not in sources)]
     claim_files([folder / "config.json", folder / "README.md"])
     claim_networks(folder / name for name in names)
     told = {
@@ -46,13 +84,14 @@ def save(
         "resolution": domain.resolution,
         "input_size": list(domain.input_size),
         "attributes": list(domain.attributes),
-        "encoder": next(name for name in used if name != "generator"),
+        "encoder": next(name for name in sources if name != "generator"),
         "networks": names,
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", json.dumps(told, indent=2))
     for name in names:
-        net, source = used.get(name, (None, name))
+        source = sources.get(name, name)
+        net = used.get(source)
         if net is not None and not _same(net, home / source):
             weights.save(net, folder / name, dtype=torch.float32, notes={"parameters": {"domain": domain.name}})
         else:
@@ -133,6 +172,6 @@ def _card(told: dict) -> str:
         ),
         *("", "```python", "from stx import Pipeline", "", 'pipe = Pipeline.from_pretrained("FOLDER or owner/name")'),
         *('ws = pipe.invert(["picture.png"])', "image = pipe.synthesize(ws)", "```", "", "| network |", "|---|", *rows),
-        *("", f"## Limits\n\n{cards.LIMITS}", "", "Made from `config.json` by stx.", ""),
+        *("", f"## Limits\n\n{cards.LIMITS}", "", "Made from `config.json` by stx as the folder was written.", ""),
     ]
     return "\n".join(lines)

@@ -26,11 +26,15 @@ FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch
 
 @dataclass
 class Found:
-    """What a file holds. kind: in words; networks: by folder name; notes: what is worth remembering, as JSON."""
+    """What a file holds. kind: in words; networks: by folder name; notes: what is worth remembering, as JSON.
+
+    codes: of pictures, by name, as `stx.checkpoints.codes` finds them.
+    """
 
     kind: str
     networks: dict[str, nn.Module]
     notes: dict = field(default_factory=dict)
+    codes: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Tensors:

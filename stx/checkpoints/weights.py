@@ -14,10 +14,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from stx.baselines.directions import Directions
+from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
 from stx.checkpoints.tensors import Sparing, check_state
+from stx.detail.features import FeatureEditor, FeatureEncoder
+from stx.detail.hfgi import HFGI
+from stx.detail.manifold import Manifold
+from stx.detail.offsets import HyperStyle
+from stx.detail.registry import TRAINED
 from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import sha256
@@ -51,6 +56,12 @@ NETWORKS = {
     "reference_editor": ReferenceEditor,
     "matched_pairs": MatchedPairs,
     "directions": Directions,
+    "token_maps": TokenMaps,
+    "feature_encoder": FeatureEncoder,
+    "feature_editor": FeatureEditor,
+    "manifold": Manifold,
+    "hfgi": HFGI,
+    "hyperstyle": HyperStyle,
 }
 
 FROM_PUBLIC = "or convert a public file (`stx weights` lists them)"
@@ -63,6 +74,8 @@ MADE_BY = {  # what to do where a network is missing
     "latent_classifier": f"notebook 05 {FROM_LABELS}",
     "picture_classifier": f"notebook 05 {FROM_LABELS}",
     "matched_pairs": f"notebook 05 {FROM_LABELS}",
+    "manifold": "make it (`stx train manifold`)",
+    **{name: f"train it (`stx train detail --method {name}`)" for name in TRAINED},
 }
 
 
@@ -174,20 +187,38 @@ PUBLIC = (
 
 
 def inventory() -> pd.DataFrame:
-    """Every network in `data/` and every public one that is missing: domain, network, state, from."""
+    """Every network in `data/` and every public one that is missing: domain, network, state, commit, source.
+
+    commit: of stx, by which it was trained; see `commit_of`. A missing network has a row for each file that would give
+    it.
+    """
     rows, home = [], data_dir()
     for folder in sorted(path.parent for depth in ("*/*", "*/*/*") for path in home.glob(f"{depth}/config.json")):
         domain, *network = folder.relative_to(home).parts
         config = read_config(folder)
         notes = config.get("notes") or {}
         source = notes.get("file") or f"trained, {notes.get('steps', '?')} steps"
-        rows.append([domain, "/".join(network), state_of(folder), source])
+        rows.append([domain, "/".join(network), state_of(folder), commit_of(config), source])
     present = {(row[0], row[1]) for row in rows}
     for public in PUBLIC:
         for name in public.networks:
             if (public.domain, name) not in present:
-                rows.append([public.domain, name, "missing", f"{public.file}: {public.where}"])
-    return pd.DataFrame(rows, columns=["domain", "network", "state", "from"])
+                rows.append([public.domain, name, "missing", "", f"{public.file}  {_addresses(public.where)}"])
+    return pd.DataFrame(rows, columns=["domain", "network", "state", "commit", "source"])
+
+
+def _addresses(where: str) -> str:
+    """Places on the web as addresses that a terminal can open; other words as they are."""
+    return "  ".join(f"https://{place}" if "." in place else place for place in where.split(", "))
+
+
+def commit_of(config: dict) -> str:
+    """The commit that a network's training says it ran from: "5bce42ff43", "4cd36c0560 + changes" where files of the
+    package, the notebooks or the data differed from it, "" where none is on record.
+    """
+    notes = config.get("notes") or {}
+    commit = str(notes.get("commit") or "")[:10]
+    return f"{commit} + changes" if commit and notes.get("uncommitted_changes") is not False else commit
 
 
 def state_of(folder: Path) -> str:

@@ -1,11 +1,12 @@
 """Commands for pictures: `stx invert`, `edit`, `align`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, command, device, exit_code, look_for, own, pictures
+from stx.cli.words import COUNT, FOLDER, command, device, encoder, exit_code, generator, look_for, own, pictures
 from stx.files.errors import InputError
 
 
@@ -13,9 +14,8 @@ from stx.files.errors import InputError
 @pictures
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets codes, index.json and NAME.png")
 @click.option("--domain", default="avatars", show_default=True, help="avatars, ffhq, cars or a folder of pictures")
-@click.option(
-    "--encoder", default="style_transformer", show_default=True, help="its folder: psp, e4e, restyle_psp, ..."
-)
+@encoder
+@generator
 @own
 @click.option("--align", is_flag=True, help="photographs: invert each face, aligned as FFHQ's")
 @click.option("--codes-only", is_flag=True, help="draw nothing")
@@ -26,6 +26,7 @@ def _invert(
     out: Path,
     domain: str,
     encoder: str,
+    generator: str,
     own: str,
     align: bool,
     codes_only: bool,
@@ -40,7 +41,7 @@ def _invert(
     add_own(own)
     paths = pipeline.names_of(pictures)
     claim_output(out, [*pictures, domain], locked=True)
-    pipe = pipeline.load(domain, device=device, encoder=encoder)
+    pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
     there, failed = batch.invert_files(pipe, paths, out, faces=align, reconstruct=not codes_only, shard=shard)
     if runtime.is_main():
         for reason in failed:
@@ -51,50 +52,100 @@ def _invert(
     return exit_code(len(failed), len(paths))
 
 
-@command("edit", "Add attributes to pictures and remove others.")
-@pictures
-@click.option("--add", default="", metavar="NAMES", help="attributes with commas between them: Eyeglasses,Smiling")
-@click.option("--remove", default="", metavar="NAMES", help="attributes to take away")
+@command("edit", "Add attributes to pictures and remove others, or move them along directions.")
+@click.argument("pictures", nargs=-1, metavar="PHOTO|CODES...")
+@click.option("--add", default="", metavar="NAMES", help="with commas between them: Eyeglasses,Smiling or age,sefa:3")
+@click.option("--remove", default="", metavar="NAMES", help="what to take away")
+@click.option("--list", "listed", is_flag=True, help="tell what can be edited in this domain, and nothing else")
 @click.option("--strength", type=click.FloatRange(0), default=1.0, show_default=True, help="1 is a whole edit")
+@click.option("--tokens", metavar="A-B", help="only these of the code's tokens, counted from 0")
 @click.option("--until", type=click.FloatRange(0, 1, True, True), metavar="P", help="go on until it is so probable")
 @click.option("--like", metavar="REFERENCE", help="a picture whose kind of the added attributes is taken")
-@click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets NAME.png")
-@click.option("--domain", default="avatars", show_default=True, help="avatars or a folder of pictures with labels")
+@click.option("--detail", default="codes", metavar="METHOD", help="keep what codes lose: feature_editor, hfgi, ...")
+@click.option("--out", type=FOLDER, metavar="DIR", help="gets NAME.png")
+@click.option("--domain", default="avatars", show_default=True, help="avatars, ffhq, cars or a folder of pictures")
+@encoder
+@generator
 @click.option("--align", is_flag=True, help="photographs: edit each face, aligned as FFHQ's")
+@click.option("--paste", is_flag=True, help="and lay it back into the photograph or the film, which keeps its format")
+@click.option("--frames", is_flag=True, help="a folder is the frames of a film, in the order of their names")
 @device
 def _edit(
     pictures: tuple[str, ...],
     add: str,
     remove: str,
-    strength: float,
-    until: float | None,
-    like: str | None,
-    out: Path,
+    listed: bool,
+    detail: str,
+    out: Path | None,
     domain: str,
+    encoder: str,
+    generator: str,
     align: bool,
+    paste: bool,
+    frames: bool,
     device: str,
+    **options,
 ) -> int:
-    wanted = {"add": _words(add), "remove": _words(remove)}
-    if not any(wanted.values()):
-        raise InputError("nothing to edit: name attributes with --add or --remove")
+    if listed:
+        return _tell_editable(domain, device, encoder, generator)
+    options |= {"add": _words(add), "remove": _words(remove), "tokens": _range(options["tokens"])}
+    if not options["add"] + options["remove"]:
+        raise InputError("nothing to edit: name attributes with --add or --remove (--list tells them)")
+    if not pictures or out is None:
+        raise InputError("pictures to edit and an output folder are needed: stx edit PHOTO... --out DIR")
     look_for(pictures)
-    if like:
-        look_for([like])
-    from stx import batch, pipeline
+    if options["like"]:
+        look_for([options["like"]])
+    from stx import batch, photographs, pipeline
+    from stx.domains import video
     from stx.files.outputs import claim_output
 
-    paths = pipeline.names_of(pictures)
+    folders = [Path(given) for given in pictures if batch.holds_codes(given)]
+    films = [Path(given) for given in pictures if video.is_film(given) or (frames and Path(given).is_dir())]
+    if films and not paste:
+        raise InputError(f"{films[0]}: a film is edited in place; add --paste")
+    if detail != "codes" and (films or folders):
+        raise InputError(f"{[*films, *folders][0]}: --detail is for pictures; films and codes are edited without")
+    paths = pipeline.names_of([given for given in pictures if Path(given) not in [*folders, *films]])
     claim_output(out, [*pictures, domain], locked=True)
-    pipe = pipeline.load(domain, device=device)
-    options = wanted | {"strength": strength, "until": until}
-    if like:
-        options["like"] = pipe.invert(like)[:1]
+    pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
+    options["like"] = pipe.invert(options["like"])[:1] if options["like"] else None
+    pipe.detail(detail)
     pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
-    failed = batch.edit_files(pipe, paths, out, lambda ws: pipe.edit(ws, **options), inputs=pictures, faces=align)
+
+    def edit(ws):
+        return pipe.edit(ws, **options)
+
+    done = batch.edit_codes(pipe, folders, out, edit) if folders else 0
+    write = photographs.edit_photos if paste else partial(batch.edit_files, faces=align)
+    failed = write(pipe, paths, out, edit, inputs=pictures, detail=detail) if paths else []
+    failed += photographs.edit_films(pipe, films, out, edit, inputs=pictures)
+    paths += films
     for reason in failed:
         print(f"stx: {reason}", file=sys.stderr)
-    print(f"{len(paths) - len(failed)} of {len(paths)} pictures edited; in {out}")
-    return exit_code(len(failed), len(paths))
+    print(f"{done + len(paths) - len(failed)} of {done + len(paths)} pictures edited; in {out}")
+    return exit_code(len(failed), done + len(paths))
+
+
+def _tell_editable(domain: str, device: str, encoder: str, generator: str) -> int:
+    from stx import pipeline
+
+    pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
+    print("what --add and --remove take, and what --strength 1 is")
+    for found in pipe.editable():
+        name = f"{found.name}:0 to {found.name}:{found.count - 1}" if found.count > 1 else found.name
+        name = f"{found.name}:LAYER_CHANNEL" if found.kind == "channel" else name
+        print(f"  {name:28} {found.kind:10} {found.unit}")
+    return 0
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal():
+        raise InputError(f"--tokens {text}: expected a number or two, such as 3 or 0-5")
+    return int(first), int(last or first)
 
 
 def _words(text: str) -> list[str]:
@@ -115,3 +166,30 @@ def _align(pictures: tuple[str, ...], out: Path, size: int, device: str) -> int:
     failed = len(batch.align_files(paths, out, size, inputs=pictures, device=device))
     print(f"{len(paths) - failed} of {len(paths)} photographs had faces; crops of {size} px in {out}")
     return exit_code(failed, len(paths))
+
+
+@command("draw", "A second drawn domain: pictures of a DiceBear style with labels, a folder that is a domain.")
+@click.argument("style")
+@click.option("--count", type=COUNT, default=12000, show_default=True, help="pictures of all splits together")
+@click.option("--resolution", type=COUNT, default=64, show_default=True, help="their side in pixels")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets train/, val/, test/ and labels.csv")
+def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
+    from stx.domains import styles
+
+    names = styles.attributes(style)
+    import pandas as pd
+
+    from stx.domains.images import save_image
+    from stx.reports.figures import provenance, save_table
+    from stx.runtime import progress
+
+    rows = []
+    drawn = styles.drawings(style, count, resolution=resolution, seed=seed)
+    for name, picture, labels in progress(drawn, total=count, desc=f"drawing {style}", unit="img"):
+        save_image(picture, out / name)
+        rows.append([name, *labels.astype(int)])
+    record = provenance(command="stx draw", style=style, count=count, resolution=resolution, seed=seed)
+    save_table(pd.DataFrame(rows, columns=["file", *names]), "labels", out, record)
+    print(f"{len(rows)} pictures and labels.csv with {len(names)} attributes in {out}; it is a domain: --domain {out}")
+    return 0

@@ -1,4 +1,4 @@
-"""Commands for notebooks and their numbers: `stx run`, `check`, `sweep`, `index`, `bench`."""
+"""Commands for notebooks and their numbers: `stx run`, `check`, `score`, `sweep`, `index`, `readme`, `bench`."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, command
+from stx.cli.words import COUNT, FOLDER, command, device
 from stx.files.errors import InputError
 
 
@@ -51,6 +51,59 @@ def _index(folder: Path) -> int:
     return 0
 
 
+@command("score", "Your own method through our protocol, beside ours.")
+@click.argument("file", type=FOLDER)
+@click.option("--domain", default="avatars", show_default=True)
+@click.option("--scale", type=click.Choice(["smoke", "quick", "evidence"]), default="quick", show_default=True)
+@click.option(
+    "--out", type=FOLDER, metavar="DIR", help="gets the page, tables, LEADERBOARD.md (default: runs/score/FILE)"
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@device
+def _score(file: Path, domain: str, scale: str, out: Path | None, seed: int, device: str) -> int:
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
+    import stx
+    from stx.evaluation import leaderboard, score
+    from stx.reports import scales
+    from stx.reports.figures import provenance
+    from stx.runtime import pick_device
+
+    parts = leaderboard.add_methods(file)
+    out, device = out or Path("runs") / "score" / file.stem, pick_device(device)
+    sizes = {name: by_scale[scales.SCALES.index(scale)] for name, by_scale in scales.SCORE.items()}
+    record = provenance(
+        command="stx score", file=file.name, domain=domain, scale=scale, device=device, seed=seed, **sizes
+    )
+    pipe = stx.load(domain, device=device)
+    work = {"inversion": score.inversion, "editing": score.edits}
+    found = {part: work[part](pipe, sizes, seed=seed) for part in parts}
+    page = leaderboard.write(found, out, record)
+    wrong = [line for scores in found.values() for line in scores.wrong]
+    print("\n".join([f"stx: {line}" for line in wrong] + [f"page: {page}", f"rows: {out / 'LEADERBOARD.md'}"]))
+    scored = sum(int(scores.table["own"].sum()) for scores in found.values() if len(scores.table))
+    return 2 if not scored else int(bool(wrong))
+
+
+@command("readme", "Fill in the numbers of README.md from the tables.")
+@click.argument("file", type=FOLDER, default=Path("README.md"))
+@click.option(
+    "--figures", type=FOLDER, default=Path("figures"), show_default=True, metavar="DIR", help="with the tables"
+)
+@click.option("--check", is_flag=True, help="write nothing; exit code 1 where a number is stale")
+def _readme(file: Path, figures: Path, check: bool) -> int:
+    from stx.files.atomic import write_text
+    from stx.reports import readme
+
+    text, stale = readme.fill(file.read_text(encoding="utf-8"), figures)
+    for words in stale:
+        print(f"{'stale' if check else 'filled'}: {words}")
+    if stale and not check:
+        write_text(file, text)
+    print(f"{file}: {len(stale)} places {'stale' if check else 'filled anew'}")
+    return 1 if check and stale else 0
+
+
 @command("run", "Execute a notebook with parameters.")
 @click.argument("notebook", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, metavar="FILE", help="the executed copy")
@@ -68,12 +121,14 @@ def _run(notebook: Path, out: Path, given: Sequence[tuple[str, str]], timeout: i
 @click.option("--sizes", type=COUNT, multiple=True, default=[256, 1024], metavar="PIXELS...", show_default=True)
 @click.option("--processes", type=COUNT, multiple=True, metavar="N...", help="instead: avatars with so many processes")
 @click.option("--threads", type=COUNT, help="default: those of torch")
+@click.option("--device", default="cpu", show_default=True, help="cuda or mps: both forms in both precisions there")
 @click.option("--out", type=FOLDER, default=Path("figures"), metavar="DIR", help="gets bench.csv and bench.md")
-def _bench(sizes: tuple[int, ...], processes: tuple[int, ...], threads: int | None, out: Path) -> int:
+def _bench(sizes: tuple[int, ...], processes: tuple[int, ...], threads: int | None, device: str, out: Path) -> int:
     import torch
 
     from stx.files.places import ROOT
-    from stx.reports.figures import provenance, save_table
+    from stx.reports.figures import provenance, save_figure, save_table, use_style
+    from stx.runtime import pick_device
 
     if not (ROOT / "benchmarks").is_dir():
         raise InputError(f"{ROOT}: no benchmarks/ here; `stx bench` needs a clone (`pip install -e .`)")
@@ -81,8 +136,18 @@ def _bench(sizes: tuple[int, ...], processes: tuple[int, ...], threads: int | No
         sys.path.append(str(ROOT))
     from benchmarks import bench
 
-    load, threads = os.getloadavg()[0], threads or torch.get_num_threads()
-    if processes:
+    device, load, threads = pick_device(device), os.getloadavg()[0], threads or torch.get_num_threads()
+    if device != "cpu":
+        name, table = f"bench_{torch.device(device).type}", bench.on_device(sizes, device)
+        record = provenance(command="stx bench", device=device, sizes=list(sizes))
+        note = (
+            f"{record['device']}: random weights, one picture, no gradients; median of {bench.REPEATS} calls after "
+            "two. Mixed precision is autocast to bfloat16. Memory is the peak of drawing, weights included. The "
+            "difference is to our picture in float32."
+        )
+        use_style()
+        save_figure(bench.figure(table, record["device"]), name, out, record)
+    elif processes:
         name, table = "bench_processes", bench.scaling(processes)
         record = provenance(command="stx bench", processes=list(processes))
         note = (

@@ -43,6 +43,10 @@ def command(name: str, help: str) -> Callable:
 
 pictures = click.argument("pictures", nargs=-1, required=True, metavar="PHOTO...")
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps")
+encoder = click.option(
+    "--encoder", default="style_transformer", show_default=True, help="its folder: psp, e4e, restyle_psp, ..."
+)
+generator = click.option("--generator", default="generator", show_default=True, help="its folder: of a tuned one")
 own = click.option("--own", default="", metavar="FILE", help="a Python file with methods of your own")
 
 

@@ -76,6 +76,17 @@ def crop_corners(points: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "4 2"]:
     return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
 
 
+def square(face: Face, photo: tuple[int, ...], size: int) -> Float[np.ndarray, "4 2"]:
+    """Where the crop of `align` lies in a photo of that shape: its corners, counted from the photo's corner.
+
+    Half a pixel from `crop_corners`, as FFHQ's code has it, and by what large photos are shrunk to before.
+    """
+    corners = crop_corners(face.points)
+    factor = _shrinking(float(np.hypot(*(corners[3] - corners[0]))), size)
+    scale = [n / max(round(n / factor), 1) for n in photo[1::-1]]
+    return (corners / factor + 0.5) * scale
+
+
 def align(photo: UInt8[np.ndarray, "h w 3"], face: Face, size: int = 1024) -> UInt8[np.ndarray, "size size 3"]:
     """The face upright in a square of `size` pixels, as in FFHQ; mirrored, blurred borders fill what is missing."""
     corners = crop_corners(face.points)
@@ -113,10 +124,16 @@ def portrait_name(path: Path) -> str:
     return f"{path.parts[-3] if path.parent.name == 'assets' else path.parent.name}/{path.stem}"
 
 
+def _shrinking(side: float, size: int) -> int:
+    """The whole number by which a photo is made smaller before a face of `side` is cut out."""
+    factor = int(side / size / 2)
+    return factor if factor >= 2 else 1
+
+
 def _shrink(photo: np.ndarray, corners: np.ndarray, side: float, size: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Photos far larger than the crop, by a whole factor."""
-    factor = int(side / size / 2)
-    if factor < 2:
+    factor = _shrinking(side, size)
+    if factor == 1:
         return photo, corners, side
     width, height = (max(round(n / factor), 1) for n in photo.shape[1::-1])
     small = Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from stx.domains import avatars
+from stx.domains import avatars, images
 from stx.domains.drawings import AvatarCache
 from stx.domains.folders import Folder
 from stx.domains.splits import Dataset
@@ -44,6 +44,16 @@ class Domain:
     input_size: tuple[int, int]
     attributes: tuple[str, ...]
     split: Callable[..., Dataset]
+
+    def test(self, count: int | None = None, pictures: str | Path = "") -> Dataset:
+        """The first test pictures, or those of a folder or file of anybody's, without labels, at `input_size`.
+
+        Raises `ImageError` where there are none.
+        """
+        if not pictures:
+            return self.split("test", count)
+        files = [Path(pictures)] if Path(pictures).is_file() else images.list_images(pictures)[:count]
+        return Dataset(lambda i: images.resize(images.read_image(files[i]), *self.input_size), [f.name for f in files])
 
     def view(self, image: Float[Tensor, "b 3 resolution resolution"]) -> Float[Tensor, "b 3 h w"]:
         """Drawn pictures as encoders see them: averaged down to the width of `input_size`, black bars cut off."""

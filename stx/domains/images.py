@@ -4,6 +4,7 @@ One reader for every path into the package, so that a grey, transparent, 16-bit 
 everywhere, and a broken one is refused with its name.
 """
 
+import functools
 import io
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from stx.files.outputs import LOCK, claim_files, png_note
 JPEG, TIFF = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")
 SUFFIXES = (".png", *JPEG, ".webp", ".bmp", *TIFF, ".ppm", ".pgm", ".gif", ".avif", ".jp2", ".tga")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")  # whatever the suffix says
-UNREADABLE = (".heic", ".heif")  # pictures that Pillow cannot read: taken up so that they are refused by name
+HEIF = (".heic", ".heif")  # of iPhones: read with pillow-heif, and refused by name without it
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded
 
 
@@ -28,10 +29,14 @@ def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
     """A picture file, or the bytes of one called `name`, as uint8 RGB `[h, w, 3]`, upright.
 
     EXIF rotation is applied, colours are brought to sRGB, transparency is laid on white, grey is repeated to three
-    channels, 16 bits become 8. Raises `ImageError` for a missing, truncated, oversized or non-image file.
+    channels, 16 bits become 8. Raises `ImageError` for a missing, truncated, oversized or non-image file, and for HEIC
+    without the package pillow-heif.
     """
     name = name or str(path)
-    formats = [*FORMATS, "TGA"] if name.lower().endswith(".tga") else FORMATS  # TGA has no magic number
+    if name.lower().endswith(HEIF) and not _reads_heif():
+        raise ImageError(f"{name}: a HEIC picture, as iPhones take; pip install pillow-heif, or export it as JPEG")
+    formats = [*FORMATS, *(["TGA"] if name.lower().endswith(".tga") else [])]  # TGA has no magic number
+    formats += ["HEIF"] if name.lower().endswith(HEIF) else []
     try:
         with Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -46,6 +51,16 @@ def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
         raise ImageError(f"{name}: not a picture that Pillow can read; convert it to PNG or JPEG") from None
     except Exception as error:  # decoders raise every kind: struct.error, NotImplementedError, MemoryError, ...
         raise ImageError(f"{name}: {_damage(error)}") from None
+
+
+@functools.cache
+def _reads_heif() -> bool:
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -137,7 +152,7 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES + UNREADABLE and p.is_file())
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES + HEIF and p.is_file())
     ours = {lock.parent for lock in folder.rglob(LOCK)} - {folder}
     shown = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     files = sorted(p for p in shown if ours.isdisjoint(p.parents))

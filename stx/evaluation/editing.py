@@ -4,7 +4,7 @@ A method is a function (ws, index of the attribute, target) -> (strength -> W+ c
 1 to add the attribute, 0 to remove it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx import label_editing, metrics
+from stx import label_editing, metrics, resampling
 from stx.attribute_dependency import best_match, changes, dependency, strengths
 from stx.baselines.directions import GANSpace, InterFaceGAN, SeFa, conditioned
 from stx.baselines.learned_editing import LatentCLR, LatentTransformer, StyleFlow
@@ -62,6 +62,30 @@ def matched_method(matched: MatchedPairs) -> Method:
         return lambda strength: label_editing.edit(ws, change, strength)
 
     return method
+
+
+def orders(
+    classifier: nn.Module,
+    ws: Float[Tensor, "n num_ws w_dim"],
+    index: int,
+    *,
+    widths: Sequence[float],
+    iterations: int,
+    seed: int = 0,
+) -> list[float]:
+    """How alike the second order is to the first, for an attribute that is added.
+
+    For each of `widths` (xi) the share of codes that have a second order and the mean cosine over these; at last the
+    cosine of the released script's direction.
+    """
+    where, wanted = [index] * len(ws), [1.0] * len(ws)
+    first, row = label_editing.first_order(classifier, ws, where, wanted), []
+    for xi in widths:
+        second = label_editing.second_order(classifier, ws, where, wanted, iterations=iterations, xi=xi, seed=seed)
+        there = second.flatten(1).norm(dim=1) > 0.5
+        row += [there.float().mean().item(), (first * second).sum((1, 2))[there].mean().item()]
+    released = label_editing.released_second_order(classifier, ws, index, seed=seed)
+    return [*row, F.cosine_similarity(first.flatten(1), released.flatten(1)).mean().item()]
 
 
 class Methods(Mapping):
@@ -192,9 +216,7 @@ class Methods(Mapping):
 @torch.no_grad()
 def strangeness(pipe: Pipeline, image: Float[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n"]:
     """LPIPS of pictures to their own inversions: small for what the domain has, large for a picture that is broken."""
-    alex = load_lpips("alex", pipe.device)
-    parts = (part.to(pipe.device) for part in image.split(MEASURE_BATCH))
-    return np.concatenate([alex(part, pipe.reconstruct(pipe.invert(part))).flatten().cpu().numpy() for part in parts])
+    return pipe.distortion(image).cpu().numpy()
 
 
 @torch.no_grad()
@@ -211,9 +233,10 @@ def examine(
 ) -> tuple[pd.DataFrame, Float[np.ndarray, "edits attributes"]]:
     """Edits that add attribute `index`, at `count` strengths up to a large target change: a row per code and strength.
 
-    Columns: picture, strength, target change (signed, in sigmas), mean-AD, max-AD, strangeness (see there), ID to the
-    unedited picture where the domain has an identity network, and LPIPS to `truth`, the pictures the edits should
-    give. Beside it the delta of every logit. The strengths are found on the first codes.
+    Columns: picture, strength, target change (signed, in sigmas), the change at which the image classifier says that
+    the attribute is shown, mean-AD, max-AD, strangeness (see there), ID to the unedited picture where the domain has an
+    identity network, and LPIPS to `truth`, the pictures the edits should give. Beside it the delta of every logit. The
+    strengths are found on the first codes.
     """
     alex, identity, edit = load_lpips("alex", pipe.device), pipe.identity(), method(ws, index, 1.0)
     unedited = pipe.reconstruct(ws)
@@ -236,7 +259,7 @@ def examine(
         mean_ad, max_ad = dependency(delta, index)
         signed = (after - before)[:, index] / sigma[index]
         table = {"picture": np.arange(len(ws)), "strength": strength, "target change": signed}
-        table |= {"mean-AD": mean_ad, "max-AD": max_ad}
+        table |= {"change to be shown": -before[:, index] / sigma[index], "mean-AD": mean_ad, "max-AD": max_ad}
         table["strangeness"] = strangeness(pipe, image)
         if identity is not None:
             table["ID"] = F.cosine_similarity(identity(image), who).cpu().numpy()
@@ -308,8 +331,8 @@ def editability(
     """Attribute `index` added to the codes that several inversions gave for the same pictures, a row for each.
 
     real: VGG16 features of real pictures that show the attribute. Columns: FD-VGG16 of edited pictures to them with its
-    interval over edited pictures, the share that shows the attribute, ID to the unedited inversion (NaN without an
-    identity network).
+    interval over edited pictures, KD-VGG16 (`metrics.kernel_distance`), the share that shows the attribute, ID to the
+    unedited inversion (NaN without an identity network).
     """
     vgg, identity, rows = load_lpips("vgg", pipe.device), pipe.identity(), []
     for name, ws in codes.items():
@@ -327,8 +350,10 @@ def editability(
 
         low, high = metrics.bootstrap(distance, len(features), resamples=resamples, seed=seed)
         likeness = float(np.concatenate(found["ID"]).mean()) if found["ID"] else float("nan")
-        rows.append([name, distance(np.arange(len(features))), low, high, float(shown.mean()), likeness])
-    return pd.DataFrame(rows, columns=["inversion", "FD-VGG16", "low", "high", "shown", "ID"])
+        fd, kernel = distance(np.arange(len(features))), metrics.kernel_distance(real, features)
+        rows.append([name, fd, low, high, kernel, *metrics.share_interval(shown), likeness])
+    columns = ["inversion", "FD-VGG16", "low", "high", "KD-VGG16", "shown", "shown low", "shown high", "ID"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @torch.no_grad()
@@ -355,6 +380,21 @@ def summarise_carried(pairs: pd.DataFrame) -> pd.DataFrame:
         rows.append([name, way, method, len(part), *carried, part["others right"].mean(), part["ID"].mean()])
     columns = ["attribute", "way", "method", "pairs", "carried", "carried low", "carried high", "others right", "ID"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def carried_means(pairs: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """A row for each way and method of `pairs` (see `summarise_carried`): means over attributes with intervals.
+
+    Pictures are resampled with all pairs that they are the source of: column `picture`.
+    """
+    rows = []
+    for (way, method), part in pairs.groupby(["way", "method"], sort=False):
+        row = {"way": way, "method": method}
+        for name in ("carried", "others right", "all right", "ID"):
+            found = resampling.mean(part, name, resamples=resamples, seed=seed)
+            row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _global(directions: list[np.ndarray]) -> Method:

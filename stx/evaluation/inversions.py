@@ -4,6 +4,7 @@ These are the rows of the table of inversion (Hu et al. 2022, section 4.2). Enco
 `stx.baselines.registry`, searches in `stx.baselines.optimisation`.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from stx import metrics, pipeline
+from stx import metrics, pipeline, resampling
 from stx.baselines.optimisation import Inverted, project, tune
 from stx.baselines.psp import PSP
 from stx.baselines.registry import COMPARED, METHODS
@@ -37,7 +38,7 @@ from stx.stylegan2.networks import Generator
 ENCODE_BATCH, SEARCH_BATCH = 64, 16  # pictures at a time
 COUNTED_STEPS = 5  # of a search, by which its cost is told
 PUBLISHED = ("style_transformer", "psp", "e4e", "restyle_psp", "restyle_e4e", "restyle_style_transformer")
-SETS = ("SWD", "FD-VGG16")  # metrics of sets, which a handful of pictures cannot tell
+SETS = ("SWD", "FD-VGG16", "KD-VGG16")  # metrics of sets, which a handful of pictures cannot tell
 COSTS = {"M parameters": "lower", "GFLOPs": "lower", "s per picture": "lower"}
 
 
@@ -139,6 +140,17 @@ def searches(
     return {name: found for name, found in made.items() if name != "in_domain" or idinvert is not None}
 
 
+def family(name: str, method: Inverter) -> str:
+    """What kind of method it is, for figures: "Style Transformer", "its ablations", "refinement", "searches", ..."""
+    if method.steps is not None:
+        return "searches"
+    if getattr(method.net, "passes", 1) > 1:
+        return "refinement"
+    if method.title.startswith("Style Transformer,"):
+        return "its ablations"
+    return "Style Transformer" if name == "style_transformer" else "other encoders"
+
+
 def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Result:
     """A method applied to the first `count` pictures of a data set."""
     codes, pictures, snapshots = [], [], {}
@@ -217,6 +229,37 @@ def readable(rows: pd.DataFrame, groups: Sequence[Sequence[str]]) -> pd.DataFram
             shown.setdefault(row.method, {"test pictures": str(row.pictures)})[metric] = text + interval
     order = [title for group in groups for title in group if title in shown]
     return pd.DataFrame.from_dict(shown, orient="index").reindex(order).fillna("").reset_index(names="method")
+
+
+def by_training(
+    pipe: Pipeline,
+    data: Dataset,
+    tables: dict[str, pd.DataFrame],
+    folders: Sequence[str | Path],
+    known: dict[str, list[np.ndarray]] | None,
+) -> dict[str, pd.DataFrame]:
+    """`tables` of encoders by method as training 0, and below them those of the same methods in `folders` as 1, 2, ...
+
+    Each folder is one that `names` reads, such as `make seeds` makes. known: as `quality.measure` has it. Raises
+    `WeightsError` for a folder without encoders.
+    """
+    found = {name: [table.assign(training=0)] for name, table in tables.items()}
+    for number, home in enumerate(folders, 1):
+        where = {name: str(Path(home).resolve() / folder) for name, folder in names(pipe.domain.name, home).items()}
+        for name, method in encoders(pipe, {name: where[name] for name in where if name in tables}).items():
+            pictures = run_all(method, pipe, data, len(tables[name])).pictures
+            table, _ = quality.measure(pipe, data, pictures, known=known)
+            found[name].append(table.assign(training=number))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def spread(tables: dict[str, pd.DataFrame], titles: dict[str, str], *, seed: int = 0) -> pd.DataFrame:
+    """A row per method and metric of what `by_training` gave: mean with interval, and the sd of trainings' means."""
+    rows = []
+    for name, metric in itertools.product(tables, ("L2", "LPIPS-Alex")):
+        found, each = resampling.mean(tables[name], metric, seed=seed), tables[name].groupby("training")[metric].mean()
+        rows.append([titles[name], metric, len(each), found.value, found.low, found.high, each.std()])
+    return pd.DataFrame(rows, columns=["method", "metric", "trainings", "value", "low", "high", "sd of trainings"])
 
 
 def published_sizes(*, size: int = 1024, side: int = 256) -> pd.DataFrame:

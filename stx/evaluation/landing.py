@@ -15,12 +15,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from stx import metrics
+from stx import label_editing, resampling
 from stx.domains import avatars, counterparts
 from stx.domains.avatars import Avatar
 from stx.domains.images import to_tensor
+from stx.evaluation import editing
 from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
 from stx.files.errors import InputError
+from stx.matched_pairs import MatchedPairs
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Codes, Pipeline, split_codes
 from stx.runtime import progress
@@ -48,6 +50,14 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def subset(self, chosen: Sequence[int]) -> "Cases":
+        """Some of the cases, in this order."""
+        people = None if self.people is None else [self.people[i] for i in chosen]
+        references = None if self.references is None else self.references[chosen]
+        right = [self.any_labels[i] for i in chosen]
+        numbers = (part[chosen] for part in (self.positions, self.index, self.target, self.labels))
+        return Cases(*numbers, right, people, references)
 
     def truth(self) -> Float[Tensor, "n 3 h w"] | None:
         """The pictures that the edits should give, drawn; None where nobody can draw them."""
@@ -121,6 +131,27 @@ def carry_cases(
     return Cases(positions, index, targets, wanted, right, drawn, references)
 
 
+def label_ways(
+    classifier: nn.Module, reader: nn.Module, matched: MatchedPairs, *, seed: int = 0
+) -> dict[str, tuple[editing.Method, float]]:
+    """The ways to edit by a label that are held against the drawn truth, each with its strength.
+
+    classifier: the paper's, of codes; reader: that of pictures, which is smooth.
+    """
+    bound = {"natural": matched.natural, "tied": matched.tied}
+    smooth = editing.paper_method(reader, order=label_editing.second_order, seed=seed)
+    natural = editing.walked(classifier, label_editing.natural_order, natural=matched.natural)
+    return {
+        "unedited": (editing.matched_method(matched), 0.0),
+        "first order, 12 (the paper's)": (editing.paper_method(classifier), 12.0),
+        "first order, 16": (editing.paper_method(classifier), 16.0),
+        "second order, smooth classifier, 12": (smooth, 12.0),
+        "natural, six steps, 16": (natural, 16.0),
+        "constrained, six steps, 16": (editing.walked(classifier, label_editing.constrained_order, **bound), 16.0),
+        "matched pairs": (editing.matched_method(matched), 1.0),
+    }
+
+
 @torch.no_grad()
 def landed(
     pipe: Pipeline, judges: Mapping[str, nn.Module], cases: Cases, codes: Codes, start: Float[np.ndarray, "n"] | None
@@ -131,7 +162,8 @@ def landed(
     `distance_to_truth` gives, or None. "others right": share of the other labels that are as the truth's; "any right":
     whether all labels are those of one of the truths; "share of the way": of the LPIPS distance to the drawn truth.
     """
-    table = pd.DataFrame({"attribute": cases.index, "way": [WAYS[t] for t in cases.target]})
+    ways = [WAYS[target] for target in cases.target]
+    table = pd.DataFrame({"attribute": cases.index, "way": ways, "picture": cases.positions})
     own = np.arange(len(cases)), cases.index
     for number, (name, judge) in enumerate(judges.items()):
         suffix = f", {name}" if number else ""
@@ -146,6 +178,50 @@ def landed(
     if start is not None:
         table["share of the way"] = 1 - distance_to_truth(pipe, codes, cases.truth()) / start
     return table
+
+
+def until(
+    classifier: nn.Module,
+    ws: Float[Tensor, "n num_ws w_dim"],
+    change: Float[Tensor, "n num_ws w_dim"],
+    index: int,
+    probability: float,
+    *,
+    least: float = 0.0,
+    most: float = 60.0,
+) -> tuple[Float[Tensor, "n num_ws w_dim"], Bool[np.ndarray, "n"]]:
+    """Codes moved along `change` until a classifier gives attribute `index` the probability, and which reach it.
+
+    least, most: strengths; a code that does not reach it goes as far as `most`.
+    """
+    where, wanted = [index] * len(ws), [1.0] * len(ws)
+    strength = label_editing.strength_for(classifier, ws, change, where, wanted, probability, most=most)
+    edited = label_editing.edit(ws, change, strength.nan_to_num(most).clamp_min(least))
+    return edited, strength.isfinite().cpu().numpy()
+
+
+@torch.no_grad()
+def shown_and_changed(
+    pipe: Pipeline, judge: nn.Module, before: Codes, after: Codes, index: int
+) -> tuple[Bool[np.ndarray, "n"], float]:
+    """By a judge, which edited pictures show attribute `index`, and the share of other labels that differ.
+
+    before, after: the codes of the same pictures, unedited and edited.
+    """
+    was, now = (attribute_logits(pipe, judge, codes) > 0 for codes in (before, after))
+    changed = np.delete(was != now, index, axis=1)
+    return now[:, index], float(changed.mean()) if changed.size else 0.0
+
+
+def edit_until(
+    pipe: Pipeline, ws: Float[Tensor, "n num_ws w_dim"], cases: Cases, names: Sequence[str], probability: float
+) -> Float[Tensor, "n num_ws w_dim"]:
+    """The codes of all cases after `pipe.edit` with `until`. names: of the attributes."""
+    found = torch.empty_like(ws)
+    for k, target in sorted(set(zip(cases.index.tolist(), cases.target.tolist(), strict=True))):
+        own = np.flatnonzero((cases.index == k) & (cases.target == target))
+        found[own] = pipe.edit(ws[own], **{WAYS[target]: [names[k]]}, until=probability)
+    return found
 
 
 @torch.no_grad()
@@ -174,31 +250,61 @@ def edit_all(
         chosen = np.flatnonzero((cases.index == k) & (cases.target == target))
         for batch in np.array_split(chosen, -(-len(chosen) // MEASURE_BATCH)):
             parts[tuple(batch)] = method(ws[batch], k, float(target))(strength)
-    order = torch.from_numpy(np.argsort(np.concatenate([np.array(where) for where in parts])))
-    found = list(parts.values())
-    if isinstance(found[0], Tensor):
-        return torch.cat(found)[order]
-    return {name: torch.cat([part[name] for part in found])[order] for name in found[0]}
+    return _in_order(list(parts.values()), [np.array(where) for where in parts])
+
+
+def _in_order(parts: Sequence[Codes], places: Sequence[np.ndarray]) -> Codes:
+    """Codes that were made in parts, put back where they belong."""
+    order = torch.from_numpy(np.argsort(np.concatenate(places)))
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))[order]
+    return {layer: torch.cat([part[layer] for part in parts])[order] for layer in parts[0]}
 
 
 def summarise(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """A row for each way: the mean over attributes of each measure with its 95 % interval over pictures.
 
-    The interval resamples pictures within each attribute (`metrics.stratified_interval`). Of "share of the way" it is
-    the median of the attributes' means.
+    The interval resamples pictures, each with all its edits (`stx.resampling`). Of "share of the way" it is the median
+    of the attributes' means.
     """
     rows = []
     for way, part in table.groupby("way", sort=True):
         row = {"way": way, "pictures": len(part)}
-        for name in part.columns.drop(["attribute", "way"]):
-            of = np.median if name == "share of the way" else np.mean
-            groups = part["attribute"].to_numpy()
-            value, low, high = metrics.stratified_interval(
-                part[name].to_numpy(), groups, of=of, resamples=resamples, seed=seed
-            )
-            row |= {name: value, f"{name} low": low, f"{name} high": high}
+        for name in part.columns.drop(["attribute", "way", "picture"]):
+            of = np.nanmedian if name == "share of the way" else np.nanmean
+            found = resampling.mean(part, name, of=of, resamples=resamples, seed=seed)
+            row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def carry(
+    pipe: Pipeline,
+    attribute_classifier: nn.Module,
+    source: Float[Tensor, "n num_ws w_dim"],
+    reference: Float[Tensor, "n num_ws w_dim"],
+    index: int,
+) -> Float[Tensor, "n num_ws w_dim"]:
+    """The source's codes with attribute `index` as their references have it, by the domain's matched pairs.
+
+    What source and reference show is said by an image classifier.
+    """
+    shown = (
+        torch.from_numpy(attribute_logits(pipe, attribute_classifier, ws)[:, index] > 0) for ws in (source, reference)
+    )
+    return source + pipe.network("matched_pairs").carry(source, reference, [index] * len(source), tuple(shown))
+
+
+def by_attribute(
+    cases: Cases,
+    source: Float[Tensor, "n num_ws w_dim"],
+    reference: Tensor,
+    edit: Callable[[Tensor, Tensor, int], Codes],
+) -> Codes:
+    """The codes of all cases, edited attribute by attribute: edit(source, reference, index) of each one's own."""
+    places = [np.flatnonzero(cases.index == k) for k in np.unique(cases.index)]
+    return _in_order([edit(source[own], reference[own], int(cases.index[own[0]])) for own in places], places)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from stx.pipeline import Codes, Pipeline, split_codes
 from stx.runtime import batched, batches, progress
 
 MEASURE_BATCH = 64
+SET = 4  # pictures from which distances of sets are told
 BETTER = {
     "L2": "lower",
     "LPIPS-Alex": "lower",
@@ -26,6 +27,7 @@ BETTER = {
     "MS-SSIM": "higher",
     "SWD": "lower",
     "FD-VGG16": "lower",
+    "KD-VGG16": "lower",
 }
 
 
@@ -111,7 +113,10 @@ def measure(
 def summarise(
     table: pd.DataFrame, sets: dict[str, list[np.ndarray]], *, resamples: int = 1000, set_resamples: int = 50, seed=0
 ) -> pd.DataFrame:
-    """One row per metric: value, 95 % bootstrap interval over pictures, and which way is better."""
+    """One row per metric: value, 95 % bootstrap interval over pictures, and which way is better.
+
+    Distances of sets are left out, in words, where there are fewer than `SET` pictures; one picture has no interval.
+    """
     n = len(table)
     real, inverted = (np.concatenate(sets[name]) for name in ("real", "inverted"))
     patches = [
@@ -124,14 +129,45 @@ def summarise(
     statistics: dict[str, Callable[[np.ndarray], float]] = {
         name: _mean_of(table[name].to_numpy()) for name in BETTER if name in table
     }
-    statistics["SWD"] = swd
-    statistics["FD-VGG16"] = lambda chosen: metrics.frechet_distance(real[chosen], inverted[chosen])
+    if n < SET:
+        print(f"SWD, FD-VGG16 and KD-VGG16 are distances of sets and are left out: {n} pictures, at least {SET}")
+    else:
+        statistics["SWD"] = swd
+        statistics["FD-VGG16"] = lambda chosen: metrics.frechet_distance(real[chosen], inverted[chosen])
+        statistics["KD-VGG16"] = lambda chosen: metrics.kernel_distance(real[chosen], inverted[chosen], paired=True)
     rows = []
     for name, statistic in progress(statistics.items(), desc="bootstrap", unit="metric"):
-        times = set_resamples if name in ("SWD", "FD-VGG16") else resamples
-        low, high = metrics.bootstrap(statistic, n, resamples=times, seed=seed)
+        interval = metrics.halves_interval if name == "KD-VGG16" else metrics.bootstrap
+        times = set_resamples if name in ("SWD", "FD-VGG16", "KD-VGG16") else resamples
+        low, high = interval(statistic, n, resamples=times, seed=seed) if n > 1 else (np.nan, np.nan)
         rows.append([name, statistic(np.arange(n)), low, high, BETTER[name]])
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "better"])
+
+
+@torch.no_grad()
+def labels_kept(
+    pipe: Pipeline, judge: nn.Module, data: Dataset, inverted: UInt8[np.ndarray, "n h w 3"]
+) -> pd.DataFrame:
+    """Which labels survive inversion: a row per attribute, by a judge on the first pictures of `data` and `inverted`.
+
+    Of pictures with the attribute ("shown") and without ("absent"): how many, the share of inversions that the judge
+    says the same of with its 95 % Wilson interval, and the share of the pictures themselves. NaN where there are none.
+    """
+    n, rows = len(inverted), []
+    seen = [
+        batched(lambda part: judge(part.to(pipe.device)), images_of, MEASURE_BATCH).numpy() > 0
+        for images_of in (data.batch(range(n)), images.to_tensor(inverted))
+    ]
+    for k, name in enumerate(pipe.domain.attributes):
+        row = {"attribute": name}
+        for word, label in (("shown", True), ("absent", False)):
+            chosen = data.labels[:n, k] == label
+            real, again = (found[chosen, k] == label for found in seen)
+            told = *metrics.share_interval(again), metrics.share_interval(real)[0]
+            columns = f"{word} kept", f"{word} kept low", f"{word} kept high", f"{word}, of the pictures"
+            row |= {f"{word} pictures": int(chosen.sum())} | dict(zip(columns, told, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def cost(pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> pd.DataFrame:

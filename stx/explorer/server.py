@@ -1,9 +1,10 @@
-"""The explorer as a page for several visitors: Voilà with a number of places, names it goes by, and large uploads.
+"""The explorer as a page for several visitors: Voilà with a number of places, names it goes by, and a domain.
 
     python -m stx.explorer.server notebooks/09_explorer.ipynb --template=lab --Voila.ip=0.0.0.0 --hosts=my.machine
 
 Every visitor has a kernel with networks of its own (about 0.9 GB). Voilà alone keeps the kernels of closed tabs, starts
-one for everybody who comes, takes 10 MB a message, and answers to any name in a request's `Host` (DNS rebinding).
+one for everybody who comes, and answers to any name in a request's `Host` (DNS rebinding). The domain, a name or a
+folder of pictures, is that in $STX_DOMAIN. Of the notebook the page runs what has the tag "page" or "parameters".
 """
 
 import os
@@ -11,16 +12,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher, Rule
 from tornado.web import HTTPError, RequestHandler
 from traitlets import Integer, List, Unicode
 from voila.app import Voila
 
-from stx.explorer.uploads import MEGABYTE, UPLOAD_MB
+from stx.explorer.uploads import UPLOAD_MB
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
-AROUND = 2**20  # bytes of a message that are not the picture
+PAGE, PARAMETERS = "page", "parameters"  # tags of cells
+LOADING = """<script>
+document.documentElement.lang = "en";
+window.voila_process = (cell) => window.update_loading_text(0, 0,
+  cell < 3 ? "Starting Python…" : "Loading PyTorch and the networks: some ten seconds…");
+window.voila_process(0);
+</script>"""
 
 
 class Places(AsyncMappingKernelManager):
@@ -92,8 +101,22 @@ class Refuse(RequestHandler):
         raise HTTPError(403, reason="this explorer does not go by the host name asked for; --hosts=NAME allows it")
 
 
+def as_page(_: RequestHandler | None, notebook: NotebookNode, cwd: str) -> NotebookNode:
+    """The notebook as a page runs it: with words while it loads, the domain asked for, and the tagged cells only."""
+    tags = [set(cell.metadata.get("tags", ())) for cell in notebook.cells]
+    if not any(PAGE in own for own in tags):
+        return notebook
+    cells = [new_markdown_cell(LOADING)]
+    for cell, own in zip(notebook.cells, tags, strict=True):
+        cells += [cell] if own & {PAGE, PARAMETERS} else []
+        if PARAMETERS in own and (domain := os.environ.get("STX_DOMAIN")):
+            cells.append(new_code_cell(f"domain = {domain!r}"))  # a literal, whatever the name
+    title = {"title": "Latent explorer"}
+    return NotebookNode(notebook | {"cells": cells, "metadata": NotebookNode(notebook.metadata | title)})
+
+
 class ExplorerServer(Voila):
-    """Voilà with `Places`, that refuses hosts it does not know and takes pictures up to a size."""
+    """Voilà with `Places`, that refuses hosts it does not know, and shows a page of the notebook."""
 
     hosts = List(Unicode(), config=True, help="Names or addresses that visitors may ask for, beside this machine's.")
     upload_mb = Integer(UPLOAD_MB, min=1, config=True, help="Megabytes (10^6 bytes) that an uploaded picture may have.")
@@ -105,10 +128,11 @@ class ExplorerServer(Voila):
     classes = [*Voila.classes, Places]
 
     def init_settings(self) -> dict[str, Any]:
-        """Voilà's settings of tornado, with room for a picture in a message; kernels are told how much."""
+        """Voilà's settings of tornado; kernels are told how large an upload may be."""
         os.environ["STX_UPLOAD_MB"] = str(self.upload_mb)
         self.voila_configuration.multi_kernel_manager_class = Places
-        return super().init_settings() | {"websocket_max_message_size": self.upload_mb * MEGABYTE + AROUND}
+        self.voila_configuration.prelaunch_hook = as_page
+        return super().init_settings()
 
     def init_handlers(self) -> list:
         """Voilà's pages, behind a look at the host that is asked for."""

@@ -1,15 +1,14 @@
 """What the latent explorer shows, without a widget in it: a state of plain numbers in, pictures and probabilities out.
 
 A state is a recipe: as JSON it makes the same edit again. The order is: source code, truncation, style mixing,
-reference editing, label edits. `stx.explorer.widgets` puts controls around it.
+reference editing, edits. `stx.explorer.widgets` puts controls around it.
 """
 
-import base64
-import html
+import importlib.util
 import io
-import json
+import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,86 +17,34 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stx import label_editing, pipeline, recipes
-from stx.domains import images
+from stx import pipeline, recipes
+from stx.domains import align, images
+from stx.domains.splits import Dataset
 from stx.evaluation import editing, quality
-from stx.files.errors import ExplorerError
+from stx.explorer.choices import GANSPACE, Choices
+from stx.explorer.recipe import MAX_SEED, State, check_numbers, examples
+from stx.files.errors import DomainError, ExplorerError
 from stx.files.places import safe_name
 from stx.files.untrusted import one_line
+from stx.label_editing import position
 from stx.pipeline import Pipeline
 from stx.reference_editing import ReferenceEditor
 
-FIT_CODES = 2048  # codes on which methods other than label editing are fitted
 TEST_PICTURES = 1024  # test pictures to choose from
 EDITOR_CODES = 512  # pictures whose codes train a reference editor
-SHOWN = 256  # pixels of a picture on the page, at least
-AT_ONCE = ("matched pairs", "first order", "second order")  # methods that need no fitting
-MAX_STRENGTH = 1000.0  # in a recipe; sliders end long before
-MAX_PSI = 1.5
-KINDS = {  # of what a recipe holds
-    "domain": (str,),
-    "source": (str,),
-    "number": (int,),
-    "name": (str,),
-    "method": (str,),
-    "strengths": (dict,),
-    "tokens": (tuple, type(None)),
-    "psi": (int, float),
-    "mix": (int, type(None)),
-    "mix_tokens": (tuple,),
-    "reference": (int, type(None)),
-    "carried": (str,),
-}
-
-
-@dataclass(frozen=True)
-class State:
-    """One position of all controls.
-
-    source: "test" or "sample" with `number` (position or seed), or "upload" with `name` and the codes of the picture.
-    strengths: by attribute, 0 being absent. tokens: first and last token that label edits touch. mix: seed of the code
-    whose tokens `mix_tokens` are taken, or None. reference: position of a test picture, and its `carried` attribute.
-    """
-
-    domain: str = "avatars"
-    source: str = "test"
-    number: int = 0
-    name: str = ""
-    method: str = "first order"
-    strengths: dict[str, float] = field(default_factory=dict)
-    tokens: tuple[int, int] | None = None
-    psi: float = 1.0
-    mix: int | None = None
-    mix_tokens: tuple[int, int] = (0, 0)
-    reference: int | None = None
-    carried: str = ""
-
-    def to_json(self) -> str:
-        """The recipe."""
-        return json.dumps(asdict(self), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> "State":
-        """A state from its recipe. Raises `ExplorerError` when it is none."""
-        try:
-            given = json.loads(text)
-            pairs = {name: tuple(given[name]) for name in ("tokens", "mix_tokens") if given.get(name) is not None}
-            state = cls(**given | pairs)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ExplorerError(f"not a recipe of the explorer: {one_line(error)}") from None
-        for name, kinds in KINDS.items():
-            value = getattr(state, name)
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                raise ExplorerError(f"recipe: {name} is {value!r}, expected {' or '.join(k.__name__ for k in kinds)}")
-        numbers = [state.psi, *state.strengths.values()]
-        if not all(isinstance(x, int | float) and abs(x) <= MAX_STRENGTH for x in numbers):
-            raise ExplorerError(f"recipe: psi and strengths are numbers of at most {MAX_STRENGTH:g} in size")
-        return state
+TRIED, REFERENCES = 24, 12  # pictures that are looked at for an attribute, and those that are shown
+USUAL_PICTURES, USUAL_PIXELS = 32, 1 << 24  # that tell what is usual in a domain; fewer where pictures are large
+STRANGE = 1.5  # times the largest strangeness of these
+SURPRISES = 2  # edits of a surprise, at most
+PAGE_SIDE = 512  # pixels of an edit on the page, at most
 
 
 @dataclass(frozen=True)
 class View:
-    """What a state looks like. Pictures uint8 `[h, w, 3]`; probabilities by attribute, of inversion and edit."""
+    """What a state looks like. Pictures uint8 `[h, w, 3]`; probabilities by attribute, of inversion and edit.
+
+    large: the edit as the generator drew it, where that has more pixels than encoders see; else as `edit`.
+    """
 
     source: np.ndarray
     inversion: np.ndarray
@@ -105,37 +52,49 @@ class View:
     before: dict[str, float]
     after: dict[str, float]
     ws: Tensor
+    large: np.ndarray
 
 
 class Explorer:
     """A domain with its networks, and the history of states. Nothing here knows of widgets.
 
-    Raises `WeightsError` for a domain without a latent classifier.
+    Without classifiers there are no attributes: `choices` then has components and converted directions, and a domain
+    without pictures begins with samples.
     """
 
     def __init__(self, domain: str | Path = "avatars", *, device: str | torch.device = "auto", seed: int = 0):
         self.pipe: Pipeline = pipeline.load(domain, device=device)
-        self.seed = seed
-        self.classifier: nn.Module = self.pipe.network("latent_classifier")
-        self.attribute_classifier: nn.Module = self.pipe.network("classifier")
-        self.attributes: tuple[str, ...] = self.classifier.attributes
-        self.test = self.pipe.domain.split("test", TEST_PICTURES)
-        self.state = State(domain=str(domain), tokens=(0, self.pipe.generator.num_ws - 1))
+        self.seed, present = seed, self.pipe.present()
+        self.classifier: nn.Module | None = self._network("latent_classifier", present)
+        self.attribute_classifier: nn.Module | None = self._network("classifier", present)
+        self.attributes: tuple[str, ...] = tuple(self.classifier.attributes) if self.classifier else ()
+        self.test = self._pictures("test", TEST_PICTURES)
         self.watch: Callable[[float], None] = lambda share: None
         self._past: list[State] = []
+        self._future: list[State] = []
         self._control = ""
-        self._uploads: dict[str, np.ndarray] = {}
-        has_pairs = (self.pipe.folder / "matched_pairs").is_dir()
-        self.matched = self.pipe.network("matched_pairs") if has_pairs else None
-        self.methods = editing.Methods(self.pipe, self.classifier, self._sampled, seed=seed)
-        at_once = [name for name in AT_ONCE if name in self.methods]
-        for name in at_once:
-            self.prepare(name)
-        self._usual = at_once[0]
-        self.state = replace(self.state, method=self._usual)
+        self._uploads: dict[tuple[str, bool], np.ndarray] = {}
+        self.matched = self._network("matched_pairs", present)
+        self.choices = Choices(self.pipe, self.classifier, self.attribute_classifier, seed=seed)
+        self.choices.watch = lambda share: self.watch(share)
+        self._ready: set[str] = set()
+        self.prepare(self.choices.usual)
+        self.state = self._fresh(State(domain=str(domain), source="test" if self.test else "sample"))
         self._editors: dict[str, ReferenceEditor] = {}
+        self._references: dict[str, list[int]] = {}
+        self._limit: float | None = None
         self._cached: tuple[Any, dict] = (None, {})
         self._started: tuple[Any, Any] = (None, None)
+
+    def _network(self, name: str, present: set[str]) -> nn.Module | None:
+        return self.pipe.network(name) if name in present else None
+
+    def _pictures(self, split: str, count: int) -> Dataset | None:
+        try:
+            found = self.pipe.domain.split(split, count)
+        except DomainError:
+            return None
+        return found if len(found) else None
 
     # ------------------------------------------------------------------------------------------------------ changes
 
@@ -146,51 +105,149 @@ class Explorer:
         """
         new = replace(self.state, **changes)
         view = self.view(new)
-        if not control or control != self._control:
-            self._past.append(self.state)
-        self.state, self._control = new, control
+        if new != self.state:
+            if not control or control != self._control:
+                self._past.append(self.state)
+            self._future.clear()
+            self.state, self._control = new, control
         return view
 
     def undo(self) -> View:
         """The view of the state before the last change."""
+        return self._travel(self._past, self._future)
+
+    def redo(self) -> View:
+        """The view of the state before the last `undo`."""
+        return self._travel(self._future, self._past)
+
+    def _travel(self, origin: list[State], goal: list[State]) -> View:
         self._control = ""
-        if self._past:
-            self.state = self._past.pop()
+        if origin:
+            view = self.view(origin[-1])
+            goal.append(self.state)
+            self.state = origin.pop()
+            return view
         return self.view()
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is something to undo."""
+        return bool(self._past)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is something to redo."""
+        return bool(self._future)
+
+    def _fresh(self, state: State) -> State:
+        """No edits, the same source."""
+        kept = {name: getattr(state, name) for name in ("domain", "source", "number", "name", "aligned")}
+        return State(**kept, method=self.choices.usual, tokens=(0, self.pipe.generator.num_ws - 1))
 
     def reset(self) -> View:
         """No edits, the same source."""
-        tokens = (0, self.pipe.generator.num_ws - 1)
-        fresh = State(domain=self.state.domain, method=self._usual, tokens=tokens)
-        kept = {name: getattr(self.state, name) for name in ("source", "number", "name")}
-        return self.change(**asdict(replace(fresh, **kept)))
+        return self.change(**asdict(self._fresh(self.state)))
 
-    def upload(self, name: str, content: bytes) -> View:
-        """The view of somebody's own picture. Raises `ImageError` for one that cannot be read."""
+    def step(self, by: int) -> View:
+        """The same edit of the picture, sample or upload `by` places further, from the end to the beginning again."""
+        if self.state.source != "upload":
+            count = len(self.test) if self.state.source == "test" else MAX_SEED + 1
+            return self.change("step", number=(self.state.number + by) % count)
+        own = list(self._uploads)
+        name, aligned = own[(own.index((self.state.name, self.state.aligned)) + by) % len(own)]
+        return self.change("step", name=name, aligned=aligned)
+
+    def surprise(self, chance: random.Random | None = None) -> View:
+        """Another picture with an edit or two, taken by chance; an upload stays."""
+        chance, fresh = chance or random.Random(), self._fresh(self.state)
+        if fresh.source != "upload":
+            fresh = replace(fresh, number=chance.randrange(len(self.test) if fresh.source == "test" else MAX_SEED + 1))
+        shown, names = self._start(fresh)[3], self.choices.sliders(fresh.method)
+        chosen = chance.sample(names, min(chance.randint(1, SURPRISES), len(names)))
+        size = self.choices.reach(fresh.method) / 2
+        strengths = {name: -size if shown.get(name, chance.random()) > 0.5 else size for name in chosen}
+        return self.change(**asdict(replace(fresh, strengths=strengths)))
+
+    def examples(self) -> dict[str, dict[str, Any]]:
+        """Changes to begin with, by title."""
+        return examples(self.attributes, self.choices.usual, GANSPACE, self.pipe.generator.num_ws - 1)
+
+    def example(self, title: str) -> View:
+        """An example's edit of the present source. Raises `ExplorerError` for an unknown one."""
+        known = self.examples()
+        if title not in known:
+            raise ExplorerError(f"unknown example {title!r}: {', '.join(known)}")
+        changes, shown = known[title], self._start(self.state)[3]
+        self.prepare(changes.get("method", self.choices.usual))
+        wanted = {k: s for k, s in changes.get("strengths", {}).items() if (shown.get(k, s < 0) > 0.5) != (s > 0)}
+        return self.change(**asdict(self._fresh(self.state)) | changes | {"strengths": wanted})
+
+    # ------------------------------------------------------------------------------------------------------ uploads
+
+    def upload(self, name: str, content: bytes, *, aligned: bool = False) -> View:
+        """The view of somebody's own picture. Raises `ImageError` for one that cannot be read.
+
+        aligned: the picture is what `align` gave for that name, on another day.
+        """
+        return self._take(name, images.read_image(io.BytesIO(content), name=name), aligned)
+
+    def align(self, name: str) -> View:
+        """The view of the face in an upload, upright and cut out. Raises `ExplorerError` without one."""
+        if (name, False) not in self._uploads:
+            raise ExplorerError(f"the picture {one_line(name)!r} is not here: upload it again")
+        photo = self._uploads[name, False]
+        faces = align.find_faces(photo, device=self.pipe.device)
+        if not faces:
+            raise ExplorerError(f"{one_line(name)}: no face found; take a photo with a larger, frontal face")
+        return self._take(name, align.align(photo, faces[0], max(self.pipe.domain.input_size)), True)
+
+    def can_align(self) -> bool:
+        """Whether a face of the present upload can be looked for."""
+        is_raw = self.state.source == "upload" and not self.state.aligned
+        return is_raw and importlib.util.find_spec("facenet_pytorch") is not None
+
+    def _take(self, name: str, picture: np.ndarray, aligned: bool) -> View:
         self._started = (None, None)
-        self._uploads[name] = images.read_image(io.BytesIO(content), name=name)
-        return self.change(source="upload", name=name)
+        self._uploads[name, aligned] = picture
+        return self.change(source="upload", name=name, aligned=aligned)
+
+    @property
+    def uploads(self) -> list[tuple[str, bool]]:
+        """Name and alignment of the pictures that were uploaded, the last one at the end."""
+        return list(self._uploads)
+
+    def strange(self) -> tuple[float, float] | None:
+        """Strangeness of the present source and the limit it is above; None where it is like the domain's pictures."""
+        score, limit = self._strangeness(self._tensor(self.state))[0], self._strange_limit()
+        return (float(score), limit) if score > limit else None
+
+    def _strange_limit(self) -> float:
+        if self._limit is None:
+            count = max(4, min(USUAL_PICTURES, USUAL_PIXELS // (8 * self.pipe.generator.size**2)))
+            if self.test is None:
+                usual = self.pipe.reconstruct(self.pipe.sample(count, seed=self.seed))
+            else:
+                usual = self.test.batch(range(min(count, len(self.test))))
+            self._limit = STRANGE * float(self._strangeness(usual).max())
+        return self._limit
+
+    def _strangeness(self, image: Tensor) -> np.ndarray:
+        """The one place that asks how unlike the domain pictures are."""
+        return editing.strangeness(self.pipe, image)
 
     # -------------------------------------------------------------------------------------------------- long work
 
     def ready(self, method: str) -> bool:
-        """Whether `prepare` has nothing to do for a method."""
-        return method in self.methods.fitted
+        """Whether `prepare` has next to nothing to do for a method."""
+        return method in self._ready or (method in self.choices and self.choices.is_quick(method))
 
     def prepare(self, method: str) -> None:
         """Fits a method; `watch` is told the share that is done, and what it raises ends the work.
 
         Raises `ExplorerError` for an unknown method.
         """
-        if method not in self.methods:
-            raise ExplorerError(f"unknown method {method!r}: {', '.join(self.methods)}")
-        self.methods.watch = lambda share: self.watch(share)
-        self.methods[method]
-
-    def _sampled(self) -> tuple[Tensor, np.ndarray]:
-        return quality.sampled_codes(
-            self.pipe, self.attribute_classifier, FIT_CODES, seed=self.seed, watch=lambda s: self.watch(s)
-        )
+        self.choices[method]
+        self._ready.add(method)
 
     def has_editor(self, attribute: str) -> bool:
         """Whether `prepare_editor` has nothing to do for an attribute, as where matched pairs know it."""
@@ -217,39 +274,61 @@ class Explorer:
         )
         self._editors[attribute] = editor.requires_grad_(False)
 
+    @torch.no_grad()
+    def references(self, attribute: str) -> list[int]:
+        """Positions of test pictures that show an attribute, and whose inversions do; kept."""
+        k = position(attribute, self.attributes)
+        if self.test is None or self.attribute_classifier is None:
+            return []
+        if attribute not in self._references:
+            labels = self.test.labels
+            tried = np.arange(len(self.test)) if labels is None else np.flatnonzero(labels[:, k])
+            tried = tried[: TRIED * (1 if labels is not None else 4)]
+            batches = np.array_split(tried, max(len(tried) // TRIED, 1))
+            codes = [self.pipe.invert(self.test.batch(part)) for part in batches if len(part)]
+            shown = [quality.attribute_logits(self.pipe, self.attribute_classifier, ws)[:, k] > 0 for ws in codes]
+            found = tried[np.concatenate(shown)] if shown else tried
+            self._references[attribute] = found[:REFERENCES].tolist()
+        return self._references[attribute]
+
     # ---------------------------------------------------------------------------------------------------- pictures
 
     def check(self, state: State) -> None:
         """Raises `ExplorerError` for a recipe of another domain, or with what no control here can be set to."""
-        last = self.pipe.generator.num_ws - 1
         if state.domain != self.state.domain:
-            raise ExplorerError(f"a recipe of the domain {state.domain!r}; this explorer shows {self.state.domain!r}")
-        if not 0 <= state.psi <= MAX_PSI:
-            raise ExplorerError(f"recipe: truncation psi is {state.psi}, expected 0 to {MAX_PSI}")
-        for name in ("tokens", "mix_tokens"):
-            pair = getattr(state, name)
-            if pair is not None and not (
-                len(pair) == 2 and all(isinstance(i, int) for i in pair) and 0 <= pair[0] <= pair[1] <= last
-            ):
-                raise ExplorerError(f"recipe: {name} are {list(pair)}, expected a first and a last one of 0 to {last}")
-        for name in [*state.strengths, *([state.carried] if state.carried else [])]:
-            label_editing.position(name, self.attributes)
+            raise ExplorerError(
+                f"a recipe of the domain {one_line(state.domain)!r}; this explorer shows {self.state.domain!r}"
+            )
+        check_numbers(state, self.pipe.generator.num_ws - 1)
+        reach, sliders = self.choices.reach(state.method), self.choices.sliders(state.method)
+        for name, strength in state.strengths.items():
+            position(name, sliders)
+            if abs(strength) > reach:
+                raise ExplorerError(f"recipe: {name} is {strength:g}, {state.method} takes {-reach:g} to {reach:g}")
+        if state.carried:
+            position(state.carried, self.attributes)
+        if state.source == "test":
+            self._position(state.number)
+        if state.reference is not None:
+            self._position(state.reference)
 
     @torch.no_grad()
     def view(self, state: State | None = None) -> View:
         """What a state looks like, by default the present one. Raises `ExplorerError` when it makes no sense."""
         state = state or self.state
         source, start, picture, before = self._start(state)
-        ws = self.codes(state, start)
-        edit = self.pipe.reconstruct(ws)
-        after = self._probabilities(edit)
-        return View(source, picture, images.to_uint8(edit)[0], before, after, start)
+        drawn = self.pipe.synthesize(self.codes(state, start))
+        edit = self.pipe.domain.view(drawn)
+        small, after = images.to_uint8(edit)[0], self._probabilities(edit)
+        is_square = edit.shape[-1] == edit.shape[-2]
+        large = images.to_uint8(drawn)[0] if is_square and drawn.shape[-1] > edit.shape[-1] else small
+        return View(source, picture, small, before, after, start, large)
 
     def codes(self, state: State, ws: Tensor) -> Tensor | dict[str, Tensor]:
         """The codes or StyleSpace vectors that a state makes of a source's code `[1, num_ws, w_dim]`."""
         generator = self.pipe.generator
         for name in state.strengths:
-            label_editing.position(name, self.attributes)
+            position(name, self.choices.sliders(state.method))
         if state.psi != 1.0:
             ws = generator.truncate(ws, state.psi, generator.w_avg())
         if state.mix is not None:
@@ -257,10 +336,11 @@ class Explorer:
             ws = ws.clone()
             ws[:, first : last + 1] = self.pipe.sample(1, seed=state.mix)[:, first : last + 1]
         if state.reference is not None and state.carried and self.has_editor(state.carried):
-            other = self.pipe.invert(self.test.batch([self._position(state.reference)]))
+            self._position(state.reference)
+            other = self.pipe.invert(self.test.batch([state.reference]))
             ws = self._carry(ws, other, state.carried)
         first, last = state.tokens or (0, generator.num_ws - 1)
-        return self._label_edits(state, ws, slice(first, last + 1))
+        return self._edits(state, ws, slice(first, last + 1))
 
     def _carry(self, ws: Tensor, other: Tensor, attribute: str) -> Tensor:
         if not self._carries(attribute):
@@ -269,8 +349,8 @@ class Explorer:
         shown = [self.attribute_classifier(self.pipe.reconstruct(code))[:, k] > 0 for code in (ws, other)]
         return ws + self.matched.carry(ws, other, [k], tuple(shown))
 
-    def _label_edits(self, state: State, ws: Tensor, tokens: slice) -> Tensor | dict[str, Tensor]:
-        """All label edits, each taken from the unedited code, added up: sliders do not depend on their order."""
+    def _edits(self, state: State, ws: Tensor, tokens: slice) -> Tensor | dict[str, Tensor]:
+        """All edits, each taken from the unedited code, added up: sliders do not depend on their order."""
         chosen = {name: s for name, s in state.strengths.items() if s}
         if chosen and not self.ready(state.method):
             raise ExplorerError(f"{state.method} is not fitted yet")
@@ -287,19 +367,20 @@ class Explorer:
         return {k: v + styles[k] for k, v in self.pipe.generator.styles(moved).items()}
 
     def _edit(self, state: State, ws: Tensor, name: str, add: bool) -> Callable[[float], Any]:
-        """The edit of one attribute, added or removed; kept while the code stays, so that dragging is cheap."""
+        """One edit, forwards or backwards; kept while the code stays, so that dragging is cheap."""
         key = (state.method, ws.cpu().double().sum().item(), ws.shape)
         if self._cached[0] != key:
             self._cached = (key, {})
         kept = self._cached[1]
         if (name, add) not in kept:
             with torch.enable_grad():
-                kept[name, add] = self.methods[state.method](ws, self.attributes.index(name), float(add))
+                index = self.choices.sliders(state.method).index(name)
+                kept[name, add] = self.choices[state.method](ws, index, float(add))
         return kept[name, add]
 
     def _start(self, state: State) -> tuple[np.ndarray, Tensor, np.ndarray, dict[str, float]]:
         """Source picture, its code, the code's picture and what the classifier sees in it; kept for the next step."""
-        key = (state.source, state.number, state.name)
+        key = (state.source, state.number, state.name, state.aligned)
         if self._started[0] != key:
             self._started = (key, self._begin(state))
         return self._started[1]
@@ -310,71 +391,55 @@ class Explorer:
             drawn = self.pipe.reconstruct(ws)
             picture = images.to_uint8(drawn)[0]
             return picture, ws, picture, self._probabilities(drawn)
-        if state.source == "upload":
-            if state.name not in self._uploads:
-                raise ExplorerError(f"the picture {state.name!r} is not here: upload it again")
-            tensor = self.pipe.images(self._uploads[state.name])
-        elif state.source == "test":
-            tensor = self.test.batch([self._position(state.number)])
-        else:
-            raise ExplorerError(f"unknown source {state.source!r}: expected test, sample or upload")
+        tensor = self._tensor(state)
         ws = self.pipe.invert(tensor)
         drawn = self.pipe.reconstruct(ws)
         return images.to_uint8(tensor)[0], ws, images.to_uint8(drawn)[0], self._probabilities(drawn)
 
-    def _position(self, number: int) -> int:
+    def _tensor(self, state: State) -> Tensor:
+        """The picture that a state begins with, `[1, 3, h, w]`."""
+        if state.source == "upload":
+            if (state.name, state.aligned) not in self._uploads:
+                raise ExplorerError(f"the picture {one_line(state.name)!r} is not here: upload it again")
+            return self.pipe.images(self._uploads[state.name, state.aligned])
+        if state.source == "test":
+            self._position(state.number)
+            return self.test.batch([state.number]).to(self.pipe.device)
+        if state.source == "sample":
+            return self.pipe.reconstruct(self.pipe.sample(1, seed=state.number))
+        raise ExplorerError(f"unknown source {one_line(state.source)!r}: expected test, sample or upload")
+
+    def _position(self, number: int) -> None:
+        """Raises `ExplorerError` for a test picture that is not there."""
+        if self.test is None:
+            raise ExplorerError(f"test picture {number}: this domain has no pictures here; take a sample or your own")
         if not 0 <= number < len(self.test):
             raise ExplorerError(f"test picture {number}: there are 0 to {len(self.test) - 1}")
-        return number
 
     def _probabilities(self, image: Tensor) -> dict[str, float]:
+        if self.attribute_classifier is None:
+            return {}
         p = self.attribute_classifier(image)[0].sigmoid().cpu().tolist()
-        return dict(zip(self.attributes, p, strict=True))
-
-    def thumbnails(self, count: int) -> list[np.ndarray]:
-        """The first test pictures, to choose a reference from."""
-        return list(self.test.uint8(range(min(count, len(self.test)))))
+        return dict(zip(self.attribute_classifier.attributes, p, strict=True))
 
     def code(self) -> str:
         """Python that makes the present picture."""
+        name = self.state.name
         lines = ["from stx.explorer.state import Explorer, State", "", f"explorer = Explorer({self.state.domain!r})"]
         if self.state.source == "upload":
-            lines.append(f"explorer.upload({self.state.name!r}, open({self.state.name!r}, 'rb').read())")
+            lines.append(f"explorer.upload({name!r}, open({name!r}, 'rb').read())")
+        if self.state.source == "upload" and self.state.aligned:
+            lines.append(f"explorer.align({name!r})")
         lines += [f"state = {self.state!r}", "explorer.prepare(state.method)"]  # repr: text stays inside of literals
         if self.state.reference is not None:
             lines.append(f"explorer.prepare_editor({self.state.carried!r}, 'runs/explorer')")
         return "\n".join([*lines, "view = explorer.view(state)  # view.edit: uint8 [h, w, 3]", ""])
 
 
-def png(picture: np.ndarray) -> bytes:
-    """A picture as a file."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+def png(picture: np.ndarray, most: int | None = None) -> bytes:
+    """A picture as a file; of at most `most` pixels along a side, as a page shows it."""
+    image, buffer = Image.fromarray(picture), io.BytesIO()
+    if most and max(image.size) > most:
+        image.thumbnail((most, most), Image.Resampling.LANCZOS)
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def picture_html(picture: np.ndarray, alt: str) -> str:
-    """A picture as an image element, its pixels kept sharp when it is small."""
-    width = max(SHOWN, picture.shape[1])
-    data = base64.b64encode(png(picture)).decode()
-    style = f"width:{width}px;max-width:100%;image-rendering:{'pixelated' if picture.shape[1] < SHOWN else 'auto'}"
-    return f'<img alt="{html.escape(alt)}" style="{style}" src="data:image/png;base64,{data}">'
-
-
-def bars_html(before: dict[str, float], after: dict[str, float]) -> str:
-    """All probabilities before (line) and after (bar); what changed sides is in bold."""
-    rows = []
-    for name, p in after.items():
-        flipped = (p > 0.5) != (before[name] > 0.5)
-        label = f"<b>{html.escape(name)}</b>" if flipped else html.escape(name)
-        bar = (
-            f'<div style="position:relative;width:120px;height:10px;background:#eee">'
-            f'<div style="width:{100 * p:.1f}%;height:10px;background:{"#d55e00" if flipped else "#0173b2"}"></div>'
-            f'<div style="position:absolute;top:-2px;left:{100 * before[name]:.1f}%;width:2px;height:14px;'
-            f'background:#000"></div></div>'
-        )
-        rows.append(
-            f'<tr><td style="padding-right:6px">{label}</td><td>{bar}</td>'
-            f'<td style="padding-left:6px;text-align:right">{before[name]:.2f} → {p:.2f}</td></tr>'
-        )
-    return f'<table style="font-size:11px;line-height:12px">{"".join(rows)}</table>'

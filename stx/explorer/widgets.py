@@ -1,40 +1,33 @@
-"""Controls of the latent explorer around `stx.explorer.state`: sliders, buttons, thumbnails; a notebook or a page."""
+"""The latent explorer as one widget around `stx.explorer.state`; in a notebook, or on a page of its own.
+
+The page (`page.js`, an `anywidget`) shows what the traits hold and sends requests; here they become changes of the
+state. A request names what to `do`, and is answered by `shown["done"]`.
+"""
 
 import base64
-import html
-import re
+import os
 import threading
+import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import ipywidgets as widgets
+import anywidget
+import traitlets
 
 from stx.explorer import uploads
-from stx.explorer.state import Explorer, State, View, bars_html, picture_html, png
+from stx.explorer.choices import UNLABELLED
+from stx.explorer.recipe import MAX_PSI, MAX_SEED, State
+from stx.explorer.state import PAGE_SIDE, Explorer, View, png
 from stx.files.atomic import atomic_write, write_text
-from stx.files.errors import StxError
+from stx.files.errors import ExplorerError, StxError
 from stx.files.places import safe_name
+from stx.files.untrusted import one_line
 
-THUMBNAILS = 12
-REACH = {  # the largest strength on a slider; the methods' units differ
-    "matched pairs": 2.0,
-    "natural, six steps": 24.0,
-    "constrained, six steps": 24.0,
-    "first order": 24.0,
-    "second order": 24.0,
-    "InterFaceGAN": 8.0,
-    "InterFaceGAN, conditional": 16.0,
-    "GANSpace": 8.0,
-    "SeFa": 4.0,
-    "LatentCLR": 12.0,
-    "StyleSpace": 20.0,
-    "StyleFlow": 8.0,
-    "latent transformer": 8.0,
-}
-SLIDER_STEPS = 24  # of a slider, on each side
-WIDE = {"description_width": "150px"}
-LONG, AS_WIDE = {"width": "420px"}, {"width": "auto"}
+HERE = Path(__file__).parent
+THUMBNAIL = 128  # pixels
 TOLD = (StxError, ValueError, OSError)  # errors that are the user's to read
 
 
@@ -42,160 +35,111 @@ class CancelledError(Exception):
     """The user cancelled long work."""
 
 
+class Page(anywidget.AnyWidget):
+    """What the page shows: setup stays as it is, pictures are PNG files, busy has a label and a share of work."""
+
+    _esm = HERE / "page.js"
+    _css = HERE / "page.css"
+    setup = traitlets.Dict().tag(sync=True)
+    shown = traitlets.Dict().tag(sync=True)
+    busy = traitlets.Dict().tag(sync=True)
+    references = traitlets.Dict({"carried": "", "pictures": []}).tag(sync=True)
+    source = traitlets.Bytes().tag(sync=True)
+    inversion = traitlets.Bytes().tag(sync=True)
+    edit = traitlets.Bytes().tag(sync=True)
+
+
 class ExplorerApp:
-    """The explorer as one widget, `app.widget`. folder: where reference editors train and results are saved."""
+    """The explorer as one widget, `app.widget`.
 
-    def __init__(self, domain: str = "avatars", *, device: str = "auto", folder: str | Path = "runs/explorer"):
+    number: test picture (or seed of a sample) to begin with. folder: where reference editors train and results are
+    saved.
+    """
+
+    def __init__(
+        self,
+        domain: str | Path = "avatars",
+        *,
+        number: int = 0,
+        device: str = "auto",
+        folder: str | Path = "runs/explorer",
+    ):
         self.explorer, self.folder = Explorer(domain, device=device), Path(folder)
-        self._quiet, self._cancel = False, threading.Event()
-        self._build()
-        self._show(self.explorer.view())
-
-    # ----------------------------------------------------------------------------------------------------- building
-
-    def _build(self) -> None:
-        explorer, tokens = self.explorer, self.explorer.pipe.generator.num_ws
-        self.pictures = {name: widgets.HTML() for name in ("source", "inversion", "edit")}
-        self.bars, self.message = widgets.HTML(), widgets.HTML()
-        self.progress = widgets.FloatProgress(max=1.0, description="working", style=WIDE)
-        self.stop = self._button("Cancel", self._cancel.set, "Call the running work off")
-        self.busy = widgets.HBox([self.progress, self.stop], layout={"display": "none"})
-
-        self.source = widgets.Dropdown(options=["test", "sample"], description="source", style=WIDE)
-        self.number = widgets.BoundedIntText(
-            min=0, max=len(explorer.test) - 1, description="picture or seed", style=WIDE
-        )
-        self.upload = widgets.FileUpload(
-            accept="image/*", description="upload a picture", multiple=False, layout=AS_WIDE
-        )
-        self.method = widgets.Dropdown(options=list(explorer.methods), description="method", style=WIDE)
-        self.tokens = widgets.IntRangeSlider(
-            value=(0, tokens - 1), min=0, max=tokens - 1, description="edited tokens", style=WIDE
-        )
-        self.psi = widgets.FloatSlider(value=1.0, min=0.0, max=1.5, step=0.05, description="truncation psi", style=WIDE)
-        self.mixed = widgets.Checkbox(description="mix in another code", style=WIDE)
-        self.mix_seed = widgets.BoundedIntText(value=1, min=0, max=10**6, description="its seed", style=WIDE)
-        self.mix_tokens = widgets.IntRangeSlider(
-            value=(tokens // 2, tokens - 1), min=0, max=tokens - 1, description="its tokens", style=WIDE
-        )
-        self.carried = widgets.Dropdown(options=explorer.attributes, description="carry over", style=WIDE)
-        self.sliders = {
-            name: widgets.FloatSlider(description=name, style=WIDE, layout=LONG) for name in explorer.attributes
+        self.explorer.state = replace(self.explorer.state, number=number)
+        self._cancel, self._parts, self._lock = threading.Event(), uploads.Parts(), threading.Lock()
+        self._warnings: dict[tuple[str, bool], str] = {}
+        self._last = {"test": 0, "sample": 0} | {self.explorer.state.source: number}
+        self._actions: dict[str, Callable[..., None]] = {
+            "change": self._change,
+            "source": self._choose_source,
+            "step": lambda by: self._show(self.explorer.step(by)),
+            "surprise": lambda: self._show(self.explorer.surprise()),
+            "example": lambda title: self._show(self.explorer.example(title)),
+            "undo": lambda: self._show(self.explorer.undo()),
+            "redo": lambda: self._show(self.explorer.redo()),
+            "reset": lambda: self._show(self.explorer.reset()),
+            "method": self._choose_method,
+            "references": self._offer_references,
+            "refer": self._refer,
+            "upload": self._upload,
+            "part": lambda name, start, part: self._parts.add(name, start, part) and None,
+            "too_large": uploads.check,
+            "align": self._align,
+            "recipe": self._take_recipe,
+            "save": self._save,
+            "download": self._download,
+            "cancel": self._cancel.set,
         }
-        for name, slider in self.sliders.items():
-            slider.add_class("stx-" + re.sub(r"\W+", "-", name))  # a class with a space in it breaks the page
-        self._scale(self.explorer.state.method)
-        self.recipe = widgets.Textarea(description="recipe", layout={"width": "100%", "height": "120px"})
-        self.code = widgets.Textarea(description="code", layout={"width": "100%", "height": "120px"})
-        self._connect()
-        self.widget = self._arrange()
+        self._began = time.perf_counter()
+        self.widget = Page(setup=self._setup())
+        self._show(self.explorer.view(), fresh=True, start=self.explorer.state.short())
+        self.widget.on_msg(self._asked)
+        self.thread: threading.Thread | None = None
 
-    def _connect(self) -> None:
-        for control in (self.source, self.number):
-            control.observe(self._pick, "value")
-        self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
-        self.method.observe(self._choose_method, "value")
-        for name, slider in self.sliders.items():
-            slider.observe(lambda _, name=name: self._do(name, strengths=self._strengths()), "value")
-        self.tokens.observe(lambda c: self._do("tokens", tokens=tuple(c["new"])), "value")
-        self.psi.observe(lambda c: self._do("psi", psi=c["new"]), "value")
-        for control in (self.mixed, self.mix_seed, self.mix_tokens):
-            control.observe(self._mix, "value")
-
-    def _arrange(self) -> widgets.Widget:
-        undo = self._button("Undo", lambda: self._show(self.explorer.undo()), "Back to before the last change")
-        reset = self._button("Reset", lambda: self._show(self.explorer.reset()), "No edits, the same source")
-        save = self._button("Save picture and recipe", self._save, "Writes both into the run folder")
-        load = self._button("Use recipe", self._use_recipe, "Takes the recipe in the text box")
-        thumbs = self._thumbnails()
-        none = self._button("No reference", lambda: self._do("", reference=None), "Without reference editing")
-        panels = {
-            "Label edits": [self.method, *self.sliders.values(), self.tokens],
-            "Reference": [self.carried, thumbs, none],
-            "Mixing": [self.psi, self.mixed, self.mix_seed, self.mix_tokens],
-            "Recipe": [widgets.HBox([save, load]), self.recipe, self.code],
+    def _setup(self) -> dict[str, Any]:
+        explorer = self.explorer
+        names = list(explorer.choices)
+        return {
+            "page": is_page(),
+            "attributes": explorer.attributes,
+            "methods": {
+                "Attributes": [name for name in names if name not in UNLABELLED],
+                "Without labels": [name for name in names if name in UNLABELLED],
+            },
+            "sources": ["test", "sample", "upload"] if explorer.test else ["sample", "upload"],
+            "pictures": len(explorer.test or ()),
+            "tokens": explorer.pipe.generator.num_ws,
+            "psi": MAX_PSI,
+            "seeds": MAX_SEED,
+            "examples": list(explorer.examples()),
+            "carries": bool(explorer.attributes and explorer.test and explorer.attribute_classifier),
+            "upload": uploads.limit(),
         }
-        tabs = widgets.Tab([widgets.VBox(items) for items in panels.values()], titles=list(panels))
-        shown = widgets.HBox(
-            [widgets.VBox([widgets.Label(name), picture]) for name, picture in self.pictures.items()],
-            layout={"flex_flow": "row wrap"},
-        )
-        top = widgets.HBox([self.source, self.number, self.upload, undo, reset], layout={"flex_flow": "row wrap"})
-        below = widgets.HBox([tabs, self.bars], layout={"flex_flow": "row wrap"})
-        return widgets.VBox([top, self.message, self.busy, shown, below, uploads.watch(self.upload)])
 
-    def _thumbnails(self) -> widgets.Widget:
-        """Buttons that look like their pictures."""
-        rules, buttons = [], []
-        for i, picture in enumerate(self.explorer.thumbnails(THUMBNAILS)):
-            data = base64.b64encode(png(picture)).decode()
-            look = f"background:url(data:image/png;base64,{data}) center/cover !important;color:transparent"
-            rules.append(f".stx-ref-{i} {{{look}}}")
-            button = self._button(str(i), lambda i=i: self._refer(i), f"Reference: test picture {i}")
-            button.layout = {"width": "64px", "height": "64px"}
-            button.add_class(f"stx-ref-{i}")
-            buttons.append(button)
-        style = widgets.HTML(f"<style>{''.join(rules)}</style>")
-        return widgets.VBox([style, widgets.GridBox(buttons, layout={"grid_template_columns": "repeat(6, 70px)"})])
+    # ------------------------------------------------------------------------------------------------------- requests
 
-    def _button(self, label: str, action: Callable[[], None], tooltip: str) -> widgets.Button:
-        button = widgets.Button(description=label, tooltip=tooltip)
-        button.on_click(lambda _: self._attempt(label, action))
-        return button
+    def _asked(self, _, content: dict[str, Any], buffers: list[memoryview]) -> None:
+        given = {name: value for name, value in content.items() if name not in ("do", "id", "control", "from")}
+        if content.get("do") in ("upload", "part"):
+            given |= {"start": content.get("from"), "part": bytes(buffers[0]) if buffers else b""}
+        self.ask(content.get("do", ""), id=content.get("id"), control=content.get("control", ""), **given)
 
-    # ------------------------------------------------------------------------------------------------------ showing
+    def ask(self, do: str, *, id: str | None = None, control: str = "", **given) -> None:
+        """What the page's request does. What goes wrong is said, the state stays, and a bug is in the log as well."""
+        self._began = time.perf_counter()
+        self._put(fresh=False)
+        if control:
+            given["control"] = control
+        self._attempt(do, lambda: self._action(do)(**given))
+        if id:
+            self._put(done=id)
 
-    def _show(self, view: View) -> None:
-        """Pictures, bars and all controls as the present state has them."""
-        self._put_controls(self.explorer.state)
-        self._draw(view)
-
-    def _draw(self, view: View) -> None:
-        """Pictures, bars and texts; controls are left alone, for someone may be moving them."""
-        state = self.explorer.state
-        number = f"{zlib.crc32(view.edit.tobytes()):08x}"
-        self.pictures["source"].value = picture_html(view.source, f"source: {self._source_name(state)}")
-        self.pictures["inversion"].value = picture_html(view.inversion, "its inversion")
-        edits = ", ".join(f"{name} {s:+.2f}" for name, s in state.strengths.items() if s) or "no label edits"
-        self.pictures["edit"].value = picture_html(view.edit, f"edit: {edits} ({number})")
-        self.bars.value = bars_html(view.before, view.after)
-        self.recipe.value, self.code.value = state.to_json(), self.explorer.code()
-        self._say("")
-
-    def _put_controls(self, state: State) -> None:
-        self._quiet = True
-        try:
-            if state.source in self.source.options:
-                self.source.value, self.number.value = state.source, state.number
-            self.method.value, self.psi.value = state.method, state.psi
-            self._scale(state.method)
-            for name, slider in self.sliders.items():
-                slider.value = state.strengths.get(name, 0.0)
-            self.tokens.value = state.tokens or (self.tokens.min, self.tokens.max)
-            self.mixed.value = state.mix is not None
-            if state.mix is not None:
-                self.mix_seed.value, self.mix_tokens.value = state.mix, state.mix_tokens
-        finally:
-            self._quiet = False
-
-    def _scale(self, method: str) -> None:
-        reach = REACH.get(method, 8.0)
-        for slider in self.sliders.values():
-            slider.min, slider.max, slider.step = -reach, reach, reach / SLIDER_STEPS
-
-    @staticmethod
-    def _source_name(state: State) -> str:
-        return state.name if state.source == "upload" else f"{state.source} {state.number}"
-
-    def _say(self, text: str) -> None:
-        self.message.value = (
-            f'<div role="status" class="stx-message" style="min-height:1.4em">{html.escape(text)}</div>'
-        )
-
-    # ------------------------------------------------------------------------------------------------------ actions
+    def _action(self, do: str) -> Callable[..., None]:
+        if do not in self._actions:
+            raise ExplorerError(f"unknown request {one_line(do)!r}")
+        return self._actions[do]
 
     def _attempt(self, label: str, action: Callable[[], None]) -> None:
-        """Does what a control asks for; what goes wrong is said, the state stays, and a bug is in the log as well."""
         try:
             action()
         except CancelledError:
@@ -204,100 +148,195 @@ class ExplorerApp:
             text = str(error)
         except Exception as error:
             text = f"{label}: failed, {type(error).__name__}: {error}"
-            self.message.log.exception(text)  # the kernel's log: what is printed here has no cell to go to
+            self.widget.log.exception(text)  # the kernel's log: what is printed here has no cell to go to
         else:
             return
-        self._put_controls(self.explorer.state)
         self._say(text)
 
-    def _do(self, control: str, **changes) -> None:
-        """A change from a control."""
-        if not self._quiet:
-            self._attempt(control, lambda: self._draw(self.explorer.change(control, **changes)))
+    def _change(self, changes: dict[str, Any], control: str = "") -> None:
+        pairs = {k: tuple(changes[k]) for k in ("tokens", "mix_tokens") if changes.get(k) is not None}
+        self.explorer.check(replace(self.explorer.state, **changes | pairs))
+        self._show(self.explorer.change(control, **changes | pairs))
 
-    def _strengths(self) -> dict[str, float]:
-        values = {name: round(slider.value, 6) for name, slider in self.sliders.items()}
-        return {name: value for name, value in values.items() if value}
-
-    def _pick(self, _) -> None:
-        self._do("source", source=self.source.value, number=self.number.value, name="")
-
-    def _uploaded(self, files: Sequence[dict]) -> None:
-        for file in files:
-            self._attempt("upload", lambda file=file: self._take_upload(file))
-
-    def _take_upload(self, file: dict) -> None:
-        uploads.check(file["name"], file["type"], len(file["content"]))
-        self._show(self.explorer.upload(file["name"], bytes(file["content"])))
-
-    def _mix(self, _) -> None:
-        seed = self.mix_seed.value if self.mixed.value else None
-        self._do("mix", mix=seed, mix_tokens=tuple(self.mix_tokens.value))
-
-    def _choose_method(self, change: dict) -> None:
-        name = change["new"]
-        if self._quiet:
-            return
-        if self.explorer.ready(name):
-            self._attempt(name, lambda: self._take_method(name))
+    def _choose_source(self, source: str) -> None:
+        if source == "upload":
+            name, aligned = self.explorer.uploads[-1]
+            self._show(self.explorer.change(source=source, name=name, aligned=aligned))
         else:
-            self._work(f"fitting {name}", lambda: self.explorer.prepare(name), lambda: self._take_method(name))
+            self._show(self.explorer.change(source=source, number=self._last.get(source, 0), name="", aligned=False))
 
-    def _take_method(self, name: str) -> None:
+    def _choose_method(self, method: str) -> None:
         """Another method has other units: strengths start from zero, on sliders of another reach."""
-        self._show(self.explorer.change(method=name, strengths={}))
+        self._prepared(method, lambda: self._show(self.explorer.change(method=method, strengths={})))
 
-    def _refer(self, position: int) -> None:
-        name = self.carried.value
-
-        def done() -> None:
-            self._do("", reference=position, carried=name)
-
-        if self.explorer.has_editor(name):
+    def _prepared(self, method: str, done: Callable[[], None]) -> None:
+        if self.explorer.ready(method):
+            self.explorer.prepare(method)
             done()
         else:
-            self._work(f"learning {name}", lambda: self.explorer.prepare_editor(name, self.folder / "editors"), done)
+            self._work(f"fitting {one_line(method)}", lambda: self.explorer.prepare(method), done)
+
+    def _offer_references(self, carried: str) -> None:
+        found = self.explorer.references(carried)
+        pictures = [png(self.explorer.test.read(i), THUMBNAIL) for i in found]
+        encoded = [[i, base64.b64encode(content).decode()] for i, content in zip(found, pictures, strict=True)]
+        self.widget.references = {"carried": carried, "pictures": encoded}
+        self._say("")
+
+    def _refer(self, reference: int, carried: str) -> None:
+        self._with_editor(carried, lambda: self._change({"reference": reference, "carried": carried}))
+
+    def _with_editor(self, carried: str, done: Callable[[], None]) -> None:
+        if not carried or self.explorer.has_editor(carried):
+            done()
+        else:
+            folder = self.folder / "editors"
+            self._work(f"learning {carried}", lambda: self.explorer.prepare_editor(carried, folder), done)
+
+    def _take_recipe(self, text: str, restored: bool = False) -> None:
+        state = State.from_json(text)
+        self.explorer.check(state)
+        told = "The edit in this page's address; Undo goes back to the beginning." if restored else ""
+
+        def show() -> None:
+            changed = {name: value for name, value in vars(state).items() if name != "domain"}
+            self._show(self.explorer.change(**changed), said=told)
+
+        carried = state.carried if state.reference is not None else ""
+        self._prepared(state.method, lambda: self._with_editor(carried, show))
+
+    # -------------------------------------------------------------------------------------------------------- uploads
+
+    def _upload(self, name: str, start: int, part: bytes, aligned: bool = False) -> None:
+        self._show(self.explorer.upload(name, self._parts.add(name, start, part), aligned=aligned))
+        self._examine()
+
+    def _align(self) -> None:
+        self._show(self.explorer.align(self.explorer.state.name))
+        self._examine()
+
+    def _examine(self) -> None:
+        """Beside the page: a warning where the networks have seen nothing like an upload."""
+        key = self.explorer.state.name, self.explorer.state.aligned
+
+        def look() -> None:
+            found = self.explorer.strange()
+            if found and key == (self.explorer.state.name, self.explorer.state.aligned):
+                domain = Path(self.explorer.state.domain).name
+                self._warnings[key] = (
+                    f"This picture is unlike those of {domain}: LPIPS to its inversion is {found[0]:.2f}, where the "
+                    f"domain's own stay below {found[1]:.2f}. What is shown will not look like it."
+                )
+                self._put(warning=self._warnings[key])
+
+        self._in_thread("looking at the upload", look)
+
+    # --------------------------------------------------------------------------------------------------------- showing
+
+    def _show(self, view: View, said: str = "", **more) -> None:
+        """Pictures, numbers and texts as the present state has them."""
+        explorer, state = self.explorer, self.explorer.state
+        if state.source != "upload":
+            self._last[state.source] = state.number
+        number = f"{zlib.crc32(view.edit.tobytes()):08x}"
+        edits = ", ".join(f"{title(name)} {s:+.2f}" for name, s in state.strengths.items() if s) or "no edits"
+        files = {name: png(getattr(view, name), PAGE_SIDE) for name in ("source", "inversion")}
+        files["edit"] = png(view.large, PAGE_SIDE)
+        with self.widget.hold_sync():
+            for name, content in files.items():
+                setattr(self.widget, name, content)
+            self._put(
+                state=asdict(state),
+                sliders=explorer.choices.sliders(state.method),
+                reach=explorer.choices.reach(state.method),
+                before=view.before,
+                after=view.after,
+                alt={
+                    "source": f"source: {self._source_name()}",
+                    "inversion": "its inversion",
+                    "edit": f"edit: {edits} ({number})",
+                },
+                recipe=state.to_json(),
+                short=state.short(),
+                code=explorer.code(),
+                undo=explorer.can_undo,
+                redo=explorer.can_redo,
+                uploads=explorer.uploads,
+                can_align=explorer.can_align(),
+                warning=self._warnings.get((state.name, state.aligned), "") if state.source == "upload" else "",
+                ms=1000 * (time.perf_counter() - self._began),
+                said=said,
+                **more,
+            )
+
+    def _put(self, **changes) -> None:
+        """Some of what is shown, from any thread."""
+        with self._lock:
+            self.widget.shown = {"done": "", **self.widget.shown, **changes}
+
+    def _say(self, text: str) -> None:
+        self._put(said=text)
+
+    def _source_name(self) -> str:
+        state = self.explorer.state
+        if state.source == "upload":
+            return f"{state.name}, aligned" if state.aligned else state.name
+        return f"{state.source} {state.number}"
+
+    # --------------------------------------------------------------------------------------------------------- keeping
+
+    def _stem(self) -> str:
+        state = self.explorer.state
+        return f"{safe_name(self._source_name())}_{zlib.crc32(state.to_json().encode()):08x}"
 
     def _save(self) -> None:
-        state = self.explorer.state
-        stem = f"{safe_name(self._source_name(state))}_{zlib.crc32(state.to_json().encode()):08x}"
+        stem = self._stem()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.folder / f"{stem}.png") as part:
-                part.write_bytes(png(self.explorer.view().edit))
-            write_text(self.folder / f"{stem}.json", state.to_json())
+                part.write_bytes(png(self.explorer.view().large))
+            write_text(self.folder / f"{stem}.json", self.explorer.state.to_json())
         except OSError as error:
             self._say(f"cannot be saved: {error}")
         else:
             self._say(f"saved {self.folder / stem}.png and .json")
 
-    def _use_recipe(self) -> None:
-        self._attempt("Use recipe", self._take_recipe)
+    def _download(self) -> None:
+        self.widget.send({"download": f"{self._stem()}.png"}, [png(self.explorer.view().large)])
+        self._say("")
 
-    def _take_recipe(self) -> None:
-        state = State.from_json(self.recipe.value)
-        self.explorer.check(state)
-        self.explorer.prepare(state.method)
-        self._show(self.explorer.change(**{k: v for k, v in vars(state).items() if k != "domain"}))
+    # ------------------------------------------------------------------------------------------------------- long work
 
     def _work(self, label: str, job: Callable[[], None], done: Callable[[], None]) -> None:
         """Long work beside the page: progress, and a button to call it off."""
         self._cancel.clear()
-        self.progress.description, self.progress.value = label, 0.0
-        self.busy.layout.display = "flex"
+        self.widget.busy = {"label": label, "share": 0.0}
 
         def watch(share: float) -> None:
             if self._cancel.is_set():
                 raise CancelledError
-            self.progress.value = share
+            self.widget.busy = {"label": label, "share": share}
 
         def run() -> None:
             try:
                 job()
             finally:
-                self.busy.layout.display = "none"
+                self.widget.busy = {}
             done()
 
         self.explorer.watch = watch
-        self.thread = threading.Thread(target=self._attempt, args=(label, run), daemon=True)
+        self._in_thread(label, run)
+
+    def _in_thread(self, label: str, action: Callable[[], None]) -> None:
+        self.thread = threading.Thread(target=self._attempt, args=(label, action), daemon=True)
         self.thread.start()
+
+
+def title(name: str) -> str:
+    """An identifier as it is read: Mouth slightly open."""
+    return name.replace("_", " ").capitalize() if "_" in name else name
+
+
+def is_page() -> bool:
+    """Whether this kernel is that of a page of `stx.explorer.server`."""
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila")

@@ -9,18 +9,20 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
 import safetensors
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from stx.files.errors import FileError
 from stx.files.untrusted import one_line
 
 LOCK = ".stx.lock"
+PHOTO_MARK = 0x000B  # EXIF's ProcessingSoftware, by which photographs with edited faces are known
+ORIENTATION = 0x0112  # EXIF's
 MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
 RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folder of codes; others say `made_by`
     {"commit", "made", "parameters"},
@@ -89,14 +91,37 @@ def png_source(file: Path) -> str | None:
         return json.loads(image.info.get("Source", '""'))
 
 
+def mark_photo(exif: Image.Exif, source: Path) -> Image.Exif:
+    """EXIF that marks a photograph as written by stx, with a checksum of its source's name and without a preview.
+
+    A path would tell whoever gets the photograph where it lay; the preview of the file shows what was there before.
+    """
+    marked = Image.Exif()
+    try:
+        marked.load(exif.tobytes())
+    except Exception:  # cameras write EXIF that cannot be written again: then only which way is up stays
+        marked[ORIENTATION] = exif.get(ORIENTATION, 1)
+    marked[PHOTO_MARK] = f"stx {photo_owner(source)}"
+    marked._ifds.pop(ExifTags.IFD.IFD1, None)
+    return marked
+
+
+def photo_owner(source: Path) -> str:
+    """The checksum of a source's name: what is kept of it in a photograph."""
+    return f"{zlib.crc32(os.fsencode(source.resolve())):08x}"
+
+
 class Names:
     """Names of outputs, each given out once, also where upper and lower case are the same.
 
-    taken: names that are in use, with their owners (see `reserve`).
+    taken: names that are in use, with their owners (see `reserve`). endings: what is written for one name, as in
+    `NAME` and `NAME_pair`.
     """
 
-    def __init__(self, taken: Iterable[tuple[str, str]] = ()):
-        self._owners = {name.casefold(): owner for name, owner in taken}
+    def __init__(self, taken: Iterable[tuple[str, str]] = (), *, endings: Sequence[str] = ("",)):
+        self._endings, self._owners = endings, {}
+        for name, owner in taken:
+            self._give(name, owner)
 
     def reserve(self, wanted: str, owner: str) -> str:
         """`wanted`, cut where a file system would not take it, or with the first free number: `wanted-2`, ...
@@ -105,11 +130,25 @@ class Names:
         """
         name = base = _cut(wanted)
         number = 1
-        while self._owners.get(name.casefold(), owner) != owner:
+        while any(self._owners.get(f"{name}{ending}".casefold(), owner) != owner for ending in self._endings):
             number += 1
             name = f"{base}-{number}"
-        self._owners[name.casefold()] = owner
+        self._give(name, owner)
         return name
+
+    def _give(self, name: str, owner: str) -> None:
+        self._owners |= {f"{name}{ending}".casefold(): owner for ending in self._endings}
+
+
+def photos_in(folder: Path) -> Names:
+    """The names of the photographs in a folder, each owned by its source's checksum; of others by themselves."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        owner = str(path)
+        with contextlib.suppress(Exception), Image.open(path) as image:
+            owner = str(image.getexif().get(PHOTO_MARK, owner)).removeprefix("stx ")
+        found.append((path.stem, owner))
+    return Names(found)
 
 
 @contextlib.contextmanager
@@ -178,14 +217,27 @@ def _is_table(file: Path) -> bool:
 
 def _is_png(file: Path) -> bool:
     with Image.open(file, formats=["PNG"]) as image:
-        return str(image.info.get("Software", "")).split(" ")[0] == "stx"
+        return str(image.info.get("Software", "")).split(" ")[0] == "stx" or _is_photo(file)
+
+
+def _is_photo(file: Path) -> bool:
+    with Image.open(file) as image:
+        return str(image.getexif().get(PHOTO_MARK, "")).split(" ")[0] == "stx"
+
+
+def _is_film(file: Path) -> bool:
+    import av  # here: not everybody has it
+
+    with av.open(str(file)) as film:
+        return {key.lower(): value for key, value in film.metadata.items()}.get("comment") == "stx"
 
 
 def _is_shard(file: Path) -> bool:
     if file.name == "model.safetensors":
         return _beside_config(file)
     with safetensors.safe_open(file, "pt") as shard:
-        return {"settings", "rows"} <= (shard.metadata() or {}).keys()
+        told = shard.metadata() or {}
+        return told.get("made_by") == "stx" or {"settings", "rows"} <= told.keys()
 
 
 def _is_executed(file: Path) -> bool:
@@ -204,6 +256,8 @@ _READERS = {
     ".pt": _is_export,
     ".pth": _is_export,
     ".png": _is_png,
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".avif"), _is_photo),
+    **dict.fromkeys((".mp4", ".mov", ".mkv"), _is_film),
     ".pdf": lambda file: b"/Creator (stx " in file.read_bytes(),
     ".json": _is_record,
     ".csv": _beside_table,

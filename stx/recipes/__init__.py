@@ -5,6 +5,7 @@ groups of numbers, each of which goes to one constructor as a whole. It is store
 rebuilds the network. Every function resumes from its folder.
 """
 
+from stx.recipes.detail import DetailRecipe, DetailTraining, fit_manifold, practice_edits, train_detail
 from stx.recipes.editing import (
     LatentClassifierRecipe,
     PictureClassifierRecipe,
@@ -28,6 +29,8 @@ __all__ = [
     "Backbone",
     "Channels",
     "ClassifierRecipe",
+    "DetailRecipe",
+    "DetailTraining",
     "EncoderRecipe",
     "EncoderTraining",
     "GanTraining",
@@ -41,8 +44,11 @@ __all__ = [
     "Training",
     "compared_recipe",
     "encoder_recipe",
+    "fit_manifold",
     "generator_recipe",
+    "practice_edits",
     "train_classifier",
+    "train_detail",
     "train_encoder",
     "train_generator",
     "train_identity",

@@ -1,5 +1,6 @@
 """Encoders and their training."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from stx.baselines.registry import METHODS, EncoderSizes, build_encoder
 from stx.domains.datasets import Domain
 from stx.encoder import Encoder
 from stx.files.checksums import fingerprint
+from stx.files.errors import TrainingError
 from stx.inversion import InversionLoss, InversionTask
 from stx.perception.lpips import check_size, load_lpips
 from stx.recipes.groups import Training, group, run
@@ -114,3 +116,22 @@ def train_encoder(
         task, recipe, folder, config, evaluate=lambda step: task.validate(held_out), evaluate_every=evaluate_every
     )
     return encoder.eval(), log
+
+
+def best_rate(logs: Mapping[str, pd.DataFrame]) -> str:
+    """The rate whose training, by its log, ended with the least validation loss. Raises `TrainingError` without one."""
+    ends = {rate: log["val_loss"].dropna().iloc[-1] for rate, log in logs.items() if log["val_loss"].notna().any()}
+    if not ends:
+        raise TrainingError(f"no validation loss at the rates {', '.join(logs)}: train for more updates")
+    return min(ends, key=ends.get)
+
+
+def last_tenth(log: pd.DataFrame) -> float:
+    """By which share the loss fell in the last tenth of a training: its mean there, beside that of the tenth before.
+
+    A training is long enough where that is under 0.02.
+    """
+    loss = log.dropna(subset=["loss"]).set_index("step")["loss"]
+    end = loss.index.max()
+    before, last = loss[(loss.index > 0.8 * end) & (loss.index <= 0.9 * end)], loss[loss.index > 0.9 * end]
+    return float(1 - last.mean() / before.mean())

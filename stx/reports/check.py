@@ -2,7 +2,8 @@
 
 A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
 depend on the machine and are left out, as are the ends of intervals, tables of single pictures, and tables that were
-made with other parameters (which the result names).
+made with other parameters (which the result names). At another scale (`stx.reports.scales`) a number agrees when the
+two intervals meet; numbers without one, and those that rise with fewer pictures, are left out.
 """
 
 import json
@@ -13,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from stx.files.errors import InputError
-from stx.reports import claims
+from stx.reports import scales
 from stx.reports.figures import read_table
 
 SAME = 2e-3  # relative: processors and releases of torch round in other ways
 TIMED = re.compile(r"(?:^|[ ,(])(?:s|ms|seconds?|GiB)\b|times faster|per s\b|share of a matrix product")
 ENDS = ("low", "high")
 BESIDE = ("claims", "sweep_")  # files that are compared otherwise, or not at all
+BIASED = re.compile(r"SWD|FD-VGG16")  # what depends on how many pictures there are
 
 
 def compare(run: str | Path, committed: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -38,22 +40,33 @@ def compare(run: str | Path, committed: str | Path) -> tuple[pd.DataFrame, pd.Da
 
 
 def unlike(run: str | Path, committed: str | Path) -> list[str]:
-    """The tables of `committed` that a run lacks or made with other parameters."""
+    """The tables of `committed` that a run lacks or made with other parameters, the number of pictures apart."""
     names = sorted(path.stem for path in Path(committed).glob("*.csv") if not path.stem.startswith(BESIDE))
-    return [name for name in names if _parameters(Path(run) / name) != _parameters(Path(committed) / name)]
+    return [name for name in names if not _alike(Path(run) / name, Path(committed) / name)[0]]
 
 
-def _parameters(table: Path) -> dict | None:
+def _alike(one: Path, other: Path) -> tuple[bool, bool]:
+    """Were two tables made with the same parameters but for how many pictures there were; and with as many."""
+    (settings, counts), (others, other_counts) = _parameters(one), _parameters(other)
+    return settings == others, settings == others and counts == other_counts
+
+
+def _parameters(table: Path) -> tuple[dict | None, dict]:
+    """The parameters that say what was measured, and those that say on how much; None where there is no record."""
     try:
         given = json.loads(table.with_suffix(".json").read_text())["parameters"]
-        return {name: value for name, value in given.items() if name not in ("device", "out", "runs")}
+        counts = scales.SIZES.get(given.get("notebook"), {}).keys() - scales.EFFORTS
+        named = {name: value for name, value in given.items() if name not in ("device", "out", "runs", "scale")}
+        told = {name: named.pop(name) for name in counts if name in named}
+        return named, told
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
+        return None, {}
 
 
 def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     there, here = (read_table(folder / f"{name}.csv") for folder in (committed, run))
-    if "picture" in there or _parameters(run / name) != _parameters(committed / name):
+    alike, as_many = _alike(run / name, committed / name)
+    if "picture" in there or not alike:
         return pd.DataFrame()
     numeric = [column for column in there.select_dtypes("number") if not TIMED.search(column)]
     words = [column for column in there.columns if column not in there.select_dtypes("number")]
@@ -63,6 +76,7 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     for table in (there, here):
         table["row"] += table.groupby("row").cumcount().map(lambda n: f" ({n + 1})" if n else "")
     here = here.set_index("row").reindex(there["row"])
+    there = there.set_index("row", drop=False)
     rows = []
     for column in [column for column in numeric if column not in ends]:
         timed = there["row"].str.contains(TIMED)
@@ -70,9 +84,15 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
         now = here[column].to_numpy(float) if column in here else np.full(len(there), np.nan)
         low, high = (_end(here, column, end) for end in ENDS)
         inside = (low <= was) & (was <= high) & np.isfinite(now)
+        chosen = ~timed.to_numpy()
+        if not as_many:
+            least, most = (_end(there, column, end) for end in ENDS)
+            inside = (low <= most) & (least <= high)
+            biased = there["row"].str.contains(BIASED).to_numpy() | bool(BIASED.search(column))
+            chosen &= ~biased & np.isfinite(low) & np.isfinite(least)
         same = np.isclose(now, was, rtol=SAME, atol=1e-9, equal_nan=True) | inside
         found = {"table": name, "row": there["row"], "column": column, "committed": was, "run": now, "agrees": same}
-        rows.append(pd.DataFrame(found)[~timed.to_numpy()])
+        rows.append(pd.DataFrame(found).reset_index(drop=True)[chosen])
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
@@ -84,9 +104,10 @@ def _end(table: pd.DataFrame, column: str, end: str) -> np.ndarray:
 
 
 def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
-    tables = [claims.read(folder / "claims.csv") for folder in (committed, run) if (folder / "claims.csv").is_file()]
-    if len(tables) < 2:
+    paths = [folder / "claims.csv" for folder in (committed, run) if (folder / "claims.csv").is_file()]
+    if len(paths) < 2:
         return pd.DataFrame(columns=["claim", "committed", "run", "agrees"])
+    tables = [read_table(path, words=["claim", "verdict"]).dropna(subset=["verdict"]) for path in paths]
     was, now = (table.set_index("claim")["verdict"] for table in tables)
     table = pd.DataFrame({"claim": was.index, "committed": was.to_numpy(), "run": now.reindex(was.index).to_numpy()})
     return table.assign(agrees=table["committed"] == table["run"])

@@ -1,4 +1,9 @@
-"""The claims of the paper, each with what we measured: `claims.csv` and `claims.md`, filled notebook by notebook."""
+"""The claims of the paper, each with what we measured: `claims.csv` and `claims.md`, filled notebook by notebook.
+
+A claim has a row with its verdict, and below it the comparisons that bear on it. It holds when all of them do and fails
+when one of them does, at 0.05 after Holm's correction over all claims. Counts of parameters are facts, not claims:
+`04_published_sizes`.
+"""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -6,62 +11,106 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from jaxtyping import Float
 
-from stx.metrics import mean_interval
+from stx import resampling
 from stx.reports.figures import read_table, save_table
+from stx.resampling import Interval
+
+LEVEL = 0.05
+NOTE = (
+    "A difference is positive where it speaks for the claim; in brackets its 95 % interval. A claim holds when every "
+    "comparison below it does and does not when one is the other way round, at 0.05 after Holm's correction over all "
+    "claims of this table (the p of its row); p of comparisons are two-sided, for each alone. Intervals and p by "
+    "resampling pictures with all that was measured on them. Measured on our domain, generator and budget, not on the "
+    "paper's. Counts of parameters and operations are facts: `04_published_sizes`."
+)
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One claim: in our words, where the paper makes it, and a measured difference that is positive where it holds.
+class Evidence:
+    """A comparison that bears on a claim. claim: in our words; paper: where it makes it; comparison: what was measured.
 
-    unit: what `difference` and its 95 % interval `low`, `high` are numbers of. notebook: where it is measured.
+    difference: positive where it speaks for the claim; unit: of it and its 95 % interval `low`, `high`. p: of its being
+    zero, two-sided. notebook: where it is measured.
     """
 
     claim: str
     paper: str
+    comparison: str
     unit: str
     difference: float
     low: float
     high: float
+    p: float
+    pictures: int
     notebook: str
 
-    @property
-    def verdict(self) -> str:
-        """ "holds", "does not hold", or "undecided" when the interval has zero in it (or is not a number)."""
-        if self.low > 0:
-            return "holds"
-        return "does not hold" if self.high < 0 else "undecided"
+
+def evidence(claim: str, paper: str, comparison: str, unit: str, found: Interval, notebook: str) -> Evidence:
+    """A comparison as `stx.resampling` measured it."""
+    numbers = found.value, found.low, found.high, found.p, found.pictures
+    return Evidence(claim, paper, comparison, unit, *numbers, notebook)
 
 
-def measured(claim: str, paper: str, unit: str, gaps: Float[np.ndarray, "n"], notebook: str, *, seed: int = 0) -> Claim:
-    """A claim whose difference was measured on pictures or pairs: its mean and 95 % bootstrap interval over them."""
-    return Claim(claim, paper, unit, *mean_interval(gaps, seed=seed), notebook)
+def save(found: list[Evidence], folder: str | Path, record: dict) -> pd.DataFrame:
+    """Puts comparisons into `claims.csv` and `claims.md` in place of what their notebooks had there; returns the table.
 
-
-def save(claims: list[Claim], folder: str | Path, record: dict) -> pd.DataFrame:
-    """Puts claims into `claims.csv` and `claims.md` in place of what their notebooks had there; returns the table.
-
-    Raises `InputError` for a damaged `claims.csv`, which is kept.
+    A row of a claim has its verdict, no comparison, and the p after Holm's correction. Raises `InputError` for a
+    damaged `claims.csv`, which is kept.
     """
     path = Path(folder) / "claims.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    note = (
-        "A difference is positive where the claim holds; it holds when the whole 95 % interval is positive, and does "
-        "not when all of it is negative. Measured on our domain, generator and budget, not on the paper's."
-    )
-    new = pd.DataFrame([asdict(c) | {"verdict": c.verdict} for c in claims])
+    new = pd.DataFrame([asdict(one) for one in found])
     with FileLock(path.with_name(".claims.lock")):  # notebooks run side by side
         kept = read(path) if path.is_file() else new[:0]
-        kept = kept[~kept["notebook"].isin(new["notebook"])]
-        table = pd.concat([part for part in (kept, new) if len(part)]).sort_values(["notebook", "claim"])
-        save_table(table, "claims", folder, record, note=note)
-    return table.reset_index(drop=True)
+        kept = kept[(kept["comparison"] != "") & ~kept["notebook"].isin(new["notebook"])].reindex(columns=new.columns)
+        lines = pd.concat([part for part in (kept, new) if len(part)]).sort_values(["notebook", "claim"], kind="stable")
+        table = _with_verdicts(lines)
+        save_table(table, "claims", folder, record, note=NOTE, shown=_readable(table))
+    return table
 
 
 def read(path: str | Path) -> pd.DataFrame:
     """A `claims.csv`. Raises `InputError` that names the file and the remedy where it is damaged."""
-    numbers = [field.name for field in fields(Claim) if field.type is float]
-    words = [field.name for field in fields(Claim) if field.name not in numbers]
-    return read_table(path, words=[*words, "verdict"], numbers=numbers)
+    numbers = [field.name for field in fields(Evidence) if field.type in (float, int)]
+    words = [field.name for field in fields(Evidence) if field.name not in numbers]
+    table = read_table(path, words=[*words, "verdict"], numbers=numbers)
+    return table.fillna(dict.fromkeys([*words, "verdict"], ""))
+
+
+def judged(p_for: float, p_against: float, p_of_family: float) -> str:
+    """ "holds", "does not hold" or "undecided"."""
+    if not p_of_family < LEVEL:
+        return "undecided"
+    return "holds" if p_for < p_against else "does not hold"
+
+
+def _with_verdicts(lines: pd.DataFrame) -> pd.DataFrame:
+    """Comparisons, above those of each claim its own row."""
+    parts = [part for _, part in lines.groupby(["notebook", "claim"], sort=False)]
+    one_sided = [_one_sided(part["difference"].to_numpy(), part["p"].to_numpy()) for part in parts]
+    family = resampling.holm(np.array([min(2 * min(sides), 1) for sides in one_sided]))
+    rows = []
+    for part, sides, p in zip(parts, one_sided, family, strict=True):
+        first = part.iloc[[0]][["claim", "paper", "notebook"]]
+        rows += [first.assign(comparison="", unit="", p=p, verdict=judged(*sides, p)), part.assign(verdict="")]
+    return pd.concat(rows, ignore_index=True)[[*lines.columns, "verdict"]]
+
+
+def _one_sided(difference: np.ndarray, p: np.ndarray) -> tuple[float, float]:
+    """The p of a claim: that all comparisons hold (the largest of theirs), that one fails (Bonferroni)."""
+    speaks_for = np.where(difference > 0, p / 2, 1 - p / 2)
+    against = np.where(difference < 0, p / 2, 1 - p / 2)
+    return float(speaks_for.max()), float(min(len(p) * against.min(), 1))
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """As `claims.md` has it: the claims in bold, with what was measured indented below them."""
+    rows = []
+    for row in table.itertuples():
+        if not row.comparison:
+            rows.append([f"**{row.claim}** ({row.paper})", "", f"{row.p:.2g}", f"**{row.verdict}**", row.notebook])
+            continue
+        size = f"{row.difference:.3g} [{row.low:.3g}, {row.high:.3g}] {row.unit}, {row.pictures:.0f} pictures"
+        rows.append([f"· {row.comparison}", size, f"{row.p:.2g}", "", ""])
+    return pd.DataFrame(rows, columns=["claim, and what bears on it", "difference", "p", "verdict", "notebook"])

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from jaxtyping import Int, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -24,13 +27,23 @@ from stx.files.errors import InputError
 from stx.files.outputs import claim_files, made_by_stx
 from stx.files.places import ROOT, safe_name
 from stx.files.untrusted import one_line
+from stx.reports import scales
 
 PACKAGES = ("torch", "numpy", "lpips", "dicebear-styles", "resvg-py")
+WIDTH = 7.0  # inches: the width of a page's text, which no figure exceeds
+TEXT, TICKS, SMALL = 8, 7, 6  # points: of titles and names of axes; of ticks and legends; of what is dense
 RC = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
-    "font.size": 9,
-    "axes.titlesize": 9,
+    "font.size": TEXT,
+    "axes.titlesize": TEXT,
+    "axes.labelsize": TEXT,
+    "xtick.labelsize": TICKS,
+    "ytick.labelsize": TICKS,
+    "legend.fontsize": TICKS,
+    "legend.title_fontsize": TICKS,
+    "lines.linewidth": 1,
+    "lines.markersize": 4,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -42,7 +55,10 @@ RC = {
 
 
 MARKERS = "osD^v<>pXP"
+GREY = "0.6"  # of what stands behind
 GAP = 0.04  # between the pictures of a grid, as a share of their side
+LETTERS = 18  # of a title of a grid that fit into an inch
+APART = 20  # a line of a training breaks where its points are this many times farther apart than mostly
 LONG_TABLE = 60  # lines from which the index only links a table
 
 
@@ -56,6 +72,59 @@ def looks(names: Iterable[str]) -> dict[str, dict]:
     colors = sns.color_palette("colorblind", len(MARKERS))
     pairs = ((at % len(MARKERS), (at + 3 * (at // len(MARKERS))) % len(MARKERS)) for at in itertools.count())
     return {name: {"color": colors[c], "marker": MARKERS[m]} for name, (c, m) in zip(names, pairs, strict=False)}
+
+
+def human(name: str) -> str:
+    """A name as people write it: "Mouth slightly open" for the attribute "Mouth_Slightly_Open"."""
+    first, *rest = name.split("_")
+    return " ".join([first, *(word.lower() for word in rest)])
+
+
+def categories(labels: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
+    """A colour for each of up to twenty classes, without an order: pictures of parts for `show_grid`."""
+    palette = np.array(sns.color_palette("colorblind") + sns.color_palette("pastel"))
+    return (255 * palette[labels % len(palette)]).astype(np.uint8)
+
+
+def name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Writes names to the right of points (in units of the axes), moved apart where they would lie on each other.
+
+    In the lower half of the axes they move up, in the upper half down; one that had to move far is joined to its point
+    by a line. Call it when the limits of the axes are final.
+    """
+    ax.figure.draw_without_rendering()  # a layout moves axes
+    line, letter = (share * SMALL * ax.figure.dpi / 72 for share in (1.2, 0.6))
+    places = {name: ax.transData.transform(point) for name, point in points.items()}
+    middle = ax.transAxes.transform((0, 0.5))[1]
+    taken = [(x - letter, x + letter, y) for x, y in places.values()]
+    for name in sorted(places, key=lambda name: abs(places[name][1] - middle), reverse=True):
+        x, y = places[name]
+        start, up = x + 1.5 * letter, line / 4 if y < middle else -line / 4
+        end = start + letter * len(name)
+        while any(left < end and start < right and abs(y - other) < line for left, right, other in taken):
+            y += up
+        taken.append((start, end, y))
+        moved = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if abs(y - places[name][1]) > line else None
+        offset = np.array([start, y]) - places[name]
+        style = {"textcoords": "offset pixels", "fontsize": SMALL, "va": "center", "arrowprops": moved}
+        ax.annotate(name, points[name], offset, **style)
+
+
+def heat(ax: Axes, matrix: pd.DataFrame, *, most: float, dots: Iterable[int] = ()) -> None:
+    """A map of numbers from 0 to `most`, named as people do; dots: for each row the column that has a dot instead.
+
+    What is not a number is hatched.
+    """
+    ax.set_facecolor("white")
+    ax.patch.set(hatch="//////", edgecolor="0.75")
+    ax.imshow(matrix.to_numpy(float), cmap="Greys", vmin=0, vmax=most, interpolation="none")
+    for row, column in enumerate(dots):
+        ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white", edgecolor="none"))
+        ax.plot(column, row, "k.", markersize=2)
+    options = {"fontsize": SMALL}
+    ax.set_xticks(range(matrix.shape[1]), map(human, matrix.columns), rotation=90, **options)
+    ax.set_yticks(range(len(matrix)), map(human, matrix.index), **options)
+    ax.tick_params(length=0, pad=2)
 
 
 def provenance(*, device: str = "cpu", **parameters) -> dict:
@@ -103,7 +172,8 @@ def save_table(
     claim_files(folder / f"{name}.{suffix}" for suffix in ("md", "csv", "json"))
     packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
     where = record["machine"] if record["device"] == "cpu" else f"{record['device']}, {record['machine']}"
-    made = f"Made {record['made']} by stx {record['commit'][:12]} on {where} ({packages})."
+    scale = f" at {scales.told(record['parameters'])} scale" if "scale" in record["parameters"] else ""
+    made = f"Made {record['made']} by stx {record['commit'][:12]}{scale} on {where} ({packages})."
     rounded, words = {"floatfmt": ".4g"}, {"disable_numparse": True}
     plain = (table if shown is None else shown).map(_cell).rename(columns=_cell)
     body = plain.to_markdown(index=False, **(rounded if shown is None else words))
@@ -198,11 +268,14 @@ def show_grid(
     row_names: Sequence[str] = (),
     titles: Sequence[str] = (),
     size: float = 0.8,
+    marked: Sequence[Sequence[bool]] = (),
 ) -> Figure:
     """Pictures in a grid: each row uint8 `[columns, h, w, 3]` or float `[columns, h, w]` in [0, 1] (drawn as a map).
 
-    size: inches of a picture's width. Smaller pictures are enlarged to the largest. All are one image on one pair of
-    axes: a pair for each picture would take a hundred times as long to draw.
+    row_names, titles: as they are, or names of attributes, which are written as people do (`human`). size: inches of a
+    picture's width, less where the grid would be wider than `WIDTH`. marked: for each row which pictures get a frame.
+    Smaller pictures are enlarged to the largest. All are one image on one pair of axes: a pair for each picture would
+    take a hundred times as long to draw.
     """
     rows = [np.asarray(row) for row in rows]
     columns = max(map(len, rows))
@@ -214,14 +287,20 @@ def show_grid(
             colored = picture if picture.ndim == 3 else (255 * plt.get_cmap("magma")(picture)[..., :3]).astype(np.uint8)
             enlarged = Image.fromarray(colored).resize((w, h), Image.Resampling.NEAREST)
             canvas[i * down : i * down + h, j * right : j * right + w] = enlarged
+    size = min(size, WIDTH / columns)
     figure, ax = plt.subplots(figsize=(size * columns, size * down / right * len(rows)))
     figure.subplots_adjust(0, 0, 1, 1)  # names and titles lie outside, where saving finds them
     ax.imshow(canvas, interpolation="none", aspect="auto")
     ax.set_frame_on(False)
     ax.xaxis.tick_top()
-    ax.set_xticks([j * right + w / 2 for j in range(len(titles))], titles, fontsize=7)
-    ax.set_yticks([i * down + h / 2 for i in range(len(row_names))], row_names, fontsize=8)
+    shown = [_wrapped(title, size) for title in titles]
+    ax.set_xticks([j * right + w / 2 - 0.5 for j in range(len(titles))], shown)
+    ax.set_yticks([i * down + h / 2 - 0.5 for i in range(len(row_names))], [human(name) for name in row_names])
     ax.tick_params(length=0, pad=2)
+    for i, j in itertools.product(range(len(marked)), range(columns)):
+        if j < len(marked[i]) and marked[i][j]:
+            at = j * right - 0.5, i * down - 0.5
+            ax.add_patch(plt.Rectangle(at, w, h, fill=False, edgecolor="black", linewidth=1.6, clip_on=False))
     return figure
 
 
@@ -231,15 +310,17 @@ def training_curves(
     """Columns of the logs of trainings, by update.
 
     panels: under each title its curves: a label ("" for none), a log, its column, and a style as `Axes.plot` has it.
-    Rows of a log without the number are left out; a column that it lacks is an empty curve. width: inches of a panel;
+    Rows of a log without the number are left out, and the line breaks where they are a stage of their own; a column
+    that it lacks is an empty curve. width: inches of a panel;
     axes: what `Axes.set` is given for each, such as `yscale="log"`.
     """
     count = max(len(panels), 1)
-    figure, row = plt.subplots(1, count, figsize=(width * count, 1.7), squeeze=False, layout="constrained")
+    options = {"squeeze": False, "layout": "constrained"}
+    figure, row = plt.subplots(1, count, figsize=(min(width * count, WIDTH), 1.7), **options)
     named = {}
     for ax, (title, curves) in zip(row[0], panels.items(), strict=False):
         for label, log, column, style in curves:
-            points = log.reindex(columns=["step", column]).dropna(subset=[column])
+            points = _broken(log.reindex(columns=["step", column]).dropna(subset=[column]))
             (line,) = ax.plot(points["step"], points[column], style, markersize=2, linewidth=0.8)
             named.setdefault(label, line)
         ax.set(title=title, xlabel="update", **axes)
@@ -249,8 +330,22 @@ def training_curves(
     named.pop("", None)
     if named:
         figure.set_figheight(1.95)  # a line more
-        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named), fontsize=6)
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named))
     return figure
+
+
+def _broken(points: pd.DataFrame) -> pd.DataFrame:
+    """A log with an empty row in every gap: a stage that did not write the number is no straight line."""
+    gaps = points["step"].diff()
+    far = points[gaps > APART * gaps.median()]
+    empty = pd.DataFrame({"step": far["step"] - 0.5}).reindex(columns=points.columns)
+    return pd.concat([points, empty]).sort_values("step") if len(far) else points
+
+
+def _wrapped(title: str, size: float) -> str:
+    fit = max(int(LETTERS * size), 6)
+    lines = [textwrap.fill(line, fit, break_long_words=False) for line in human(title).split("\n")]
+    return "\n".join(lines)
 
 
 def _told_by(record: dict, path: Path) -> tuple[str, str]:

@@ -44,10 +44,11 @@ def begin(name: str, names: dict[str, Any], **more) -> dict:
     """How every notebook begins: at the repository's root, in the style of all figures, with the record of its results.
 
     name: of the notebook, without its ending; names: its `globals()`, from which the values of its parameters are
-    taken as they are now; more: what else the record's `parameters` say. Parameters of `PLACES` are left out. Returns
-    what `figures.provenance` does. Raises `NotebookError` where a parameter has no value.
+    taken as they are now, and where sizes that are 0 become those of the scale (`stx.reports.scales`), which is said;
+    more: what else the record's `parameters` say. Parameters of `PLACES` are left out. Returns what
+    `figures.provenance` does. Raises `NotebookError` where a parameter has no value, `InputError` for another scale.
     """
-    from stx.reports import figures
+    from stx.reports import figures, scales
     from stx.runtime import pick_device
 
     at_root()
@@ -55,6 +56,10 @@ def begin(name: str, names: dict[str, Any], **more) -> dict:
     lacking = [parameter for parameter in known if parameter not in names]
     if lacking:
         raise NotebookError(f"{name}: no value for {', '.join(lacking)}; run the cell of parameters first")
+    names |= (chosen := scales.sizes(name, names))
+    if chosen:
+        told = ", ".join(f"{parameter} {size:,}" for parameter, size in chosen.items())
+        print(f"at {scales.told(names)} scale: {told}")
     figures.use_style()
     given = {parameter: names[parameter] for parameter in known if parameter not in PLACES}
     return figures.provenance(notebook=name, device=pick_device(names["device"]), **given | more)

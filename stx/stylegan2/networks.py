@@ -5,7 +5,7 @@ interface follows NVlabs: `ws` in, picture out. The number of tokens follows fro
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -29,6 +29,7 @@ from stx.stylegan2.ops import (
     up_conv2d,
 )
 
+Changes = Mapping[str, Callable[[Tensor], Tensor]]  # of features: by styled convolution, its output to another one
 NOISE_MODES = ("random", "const", "none")
 MAPPING_LR_MUL = 0.01
 ALONE = 256  # pixels from which pictures are drawn one by one when no gradient is wanted: see `StyledConv.folded`
@@ -227,14 +228,29 @@ class Generator(Configured, nn.Module):
             )
 
     def forward(
-        self, ws: Float[Tensor, "b num_ws w_dim"], *, noise: str | Sequence[Tensor] = "const"
+        self,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        *,
+        noise: str | Sequence[Tensor] = "const",
+        changes: Changes | None = None,
     ) -> Float[Tensor, "b 3 size size"]:
         """The picture of W+ codes, in [-1, 1] up to overshoot.
 
         noise: "random" (fresh), "const" (the checkpoint's own maps), "none", or one tensor `[b or 1, 1, r, r]` per
-        layer. Raises `ValueError` for codes of another shape or an unknown noise mode.
+        layer. changes: of the features that `features` gives, by the same names. Raises `ValueError` for codes of
+        another shape, an unknown noise mode or an unknown layer.
         """
-        return self.synthesize_styles(self.styles(ws), noise=noise)
+        if changes is None:
+            return self.synthesize_styles(self.styles(ws), noise=noise)
+        if unknown := changes.keys() - self.feature_layers().keys():
+            raise InputError(f"no layer {min(unknown)!r}: expected one of {', '.join(self.feature_layers())}")
+        return self._draw(self.styles(ws), self._noise_maps(noise, len(ws)), changes)
+
+    def feature_layers(self) -> dict[str, tuple[int, int]]:
+        """Channels and side of the output of every styled convolution, in the order of use: conv1, convs.0, ..."""
+        names = ["conv1", *(f"convs.{j}" for j in range(len(self.convs)))]
+        convs = [self.conv1, *self.convs]
+        return {n: (c.conv.weight.shape[1], r) for n, c, r in zip(names, convs, self.noise_sizes(), strict=True)}
 
     def synthesize_styles(
         self, styles: dict[str, Float[Tensor, "b channels"]], *, noise: str | Sequence[Tensor] = "const"
@@ -264,14 +280,16 @@ class Generator(Configured, nn.Module):
             found[f"convs.{j}"] = x
         return found
 
-    def _draw(self, styles: dict[str, Tensor], maps: Sequence[Tensor | None]) -> Tensor:
-        batch = len(styles["conv1"])
+    def _draw(self, styles: dict[str, Tensor], maps: Sequence[Tensor | None], changes: Changes | None = None) -> Tensor:
+        batch, changes = len(styles["conv1"]), changes or {}
         x = self.input.input.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.conv1(x, styles["conv1"], maps[0])
+        x = changes["conv1"](x) if "conv1" in changes else x
         rgb = self.to_rgb1(x, styles["to_rgb1"])
         for i, to_rgb in enumerate(self.to_rgbs):
             for j in (2 * i, 2 * i + 1):
                 x = self.convs[j](x, styles[f"convs.{j}"], maps[j + 1])
+                x = changes[f"convs.{j}"](x) if f"convs.{j}" in changes else x
             rgb = to_rgb(x, styles[f"to_rgbs.{i}"], rgb)
         return rgb
 

@@ -20,7 +20,10 @@ from stx.checkpoints import weights
 from stx.domains import datasets
 from stx.domains.datasets import Domain
 from stx.domains.splits import Dataset
+from stx.evaluation.inversions import names
+from stx.files.errors import TrainingError
 from stx.inversion import InversionTask
+from stx.recipes.encoders import best_rate, last_tenth
 from stx.reports import notebooks
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Generator
@@ -214,6 +217,29 @@ def test_own_methods_that_cannot_be_used(tmp_path, capsys, own):
             add_own(path)
     with pytest.raises(weights.WeightsError, match=r"a Linear is no network of the package and not registered"):
         weights.save(torch.nn.Linear(2, 2), tmp_path / "linear")
+
+
+def test_the_rate_that_ends_lowest_and_when_a_training_is_flat():
+    log = lambda *ends: pd.DataFrame({"step": [1, 2, 3], "val_loss": [9.0, np.nan, *ends][:3]})  # noqa: E731
+    assert best_rate({"1e-3": log(0.4), "5e-4": log(0.2), "2e-4": log(np.nan)}) == "5e-4"
+    with pytest.raises(TrainingError, match="no validation loss at the rates 1e-3"):
+        best_rate({"1e-3": log(0.4).assign(val_loss=np.nan)})
+    steps = np.arange(1, 101)
+    falling = pd.DataFrame({"step": steps, "loss": np.where(steps > 90, 0.9, np.where(steps > 80, 1.0, 5.0))})
+    assert last_tenth(falling) == pytest.approx(0.1)
+    assert last_tenth(falling.assign(loss=2.0)) == 0
+
+
+@pytest.mark.release
+def test_seeds_are_trained_at_the_best_rate_of_a_search(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "-s", "seeds.smk", "--cores", "1", "--nolock", "--config"]
+    given = [f"runs={tmp_path}", "steps=2", "search=1", "rates=1e-3,5e-4", "seeds=1", "methods=one_stage"]
+    done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = pd.read_csv(tmp_path / "trainings.csv", dtype=str)
+    assert list(table["method"]) == ["one_stage"]
+    assert table["rate"][0] == (tmp_path / "rates" / "one_stage.txt").read_text() and table["updates"][0] == "2"
+    assert names("avatars", tmp_path / "1") == {"one_stage": "compared/one_stage"}
 
 
 @pytest.mark.release

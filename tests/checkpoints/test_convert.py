@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from stx import cli
+from stx import batch, cli
 from stx.checkpoints import convert, export, weights
 from stx.files import pickles
 from stx.files.errors import WeightsError
@@ -146,11 +146,14 @@ def nvidia(monkeypatch):
         state = {"training": False, "_parameters": parameters, "_buffers": buffers, "_modules": modules}
         return Saved(class_name, state | {"_non_persistent_buffers_set": set()} | plain)
 
-    def save(path, g, d=None, protocol=4, **plain):
+    def save(path, g, d=None, protocol=4, alone=False, **plain):
+        if alone:
+            return torch.save(tree("Generator", g, c_dim=0), path)
         options = dnnlib.EasyDict(class_name="training.dataset.ImageFolderDataset", xflip=True)
         content = {"G_ema": tree("Generator", g, c_dim=plain.pop("c_dim", 0), **plain)}
         content |= {"D": tree("Discriminator", d, c_dim=0)} if d else {}
-        path.write_bytes(pickle.dumps(content | {"training_set_kwargs": options, "augment_pipe": None}, protocol))
+        content |= {"training_set_kwargs": options, "augment_pipe": None}
+        return path.write_bytes(pickle.dumps(content, protocol))
 
     return save
 
@@ -387,6 +390,68 @@ def test_names_of_files_do_not_matter(tmp_path, generator, old):
     (tmp_path / "age.npy").rename(tmp_path / "smile.pt")
     assert cli.main(["convert", str(tmp_path / "smile.pt"), "--out", str(tmp_path / "d")]) == 0
     assert weights.load(tmp_path / "d" / "directions-smile").directions.shape == (1, 1, 512)
+
+
+def converted(tmp_path, path, generator=None) -> int:
+    """`stx convert` into a folder with a generator that takes 8 x 16, or with none."""
+    if generator is not None:
+        weights.save(generator, tmp_path / "data" / "generator", dtype=torch.float32)
+    return cli.main(["convert", str(path), "--out", str(tmp_path / "data")])
+
+
+def test_codes_of_other_tools_are_kept_as_inverted_ones(tmp_path, generator, capsys):
+    """NVIDIA's W of one picture, e4e's W+ of several: the same folder that `stx invert` writes."""
+    w, ws = 3 * torch.randn(1, 1, 16), 3 * torch.randn(3, 8, 16)
+    np.savez(tmp_path / "projected_w.npz", w=w.numpy())
+    torch.save(ws, tmp_path / "latents.pt")
+    np.save(tmp_path / "one.npy", ws[0].numpy())
+    assert converted(tmp_path, tmp_path / "projected_w.npz", generator) == 0
+    assert "1 codes of pictures" in capsys.readouterr().out
+    names, found = batch.load_codes(tmp_path / "data" / "codes-projected_w")
+    assert names == ["projected_w"] and torch.equal(found, w.expand(1, 8, 16))
+    assert converted(tmp_path, tmp_path / "latents.pt") == 0
+    names, found = batch.load_codes(tmp_path / "data" / "codes-latents")
+    assert names == ["latents-0000", "latents-0001", "latents-0002"] and torch.equal(found, ws)
+    assert converted(tmp_path, tmp_path / "one.npy") == 0
+    assert torch.equal(batch.load_codes(tmp_path / "data" / "codes-one")[1], ws[:1])
+    capsys.readouterr()
+    assert converted(tmp_path, tmp_path / "latents.pt") == 0
+    assert "replaces those that were there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("shape", "told"), [((2, 6, 16), "6 x 16 do not fit"), ((1, 1, 12), "8 x 12 do not fit")])
+def test_codes_of_another_generator_are_told_with_both_shapes(tmp_path, generator, shape, told, capsys):
+    torch.save(3 * torch.randn(shape), tmp_path / "latents.pt")
+    assert converted(tmp_path, tmp_path / "latents.pt", generator) == 2
+    error = capsys.readouterr().err
+    assert told in error and "8 x 16" in error
+    assert not (tmp_path / "data" / "codes-latents").exists()
+
+
+def test_w_codes_need_their_generator(tmp_path, capsys):
+    np.savez(tmp_path / "projected_w.npz", w=3 * np.random.randn(1, 512).astype(np.float32))
+    assert converted(tmp_path, tmp_path / "projected_w.npz") == 2
+    assert "need their generator's number of tokens" in capsys.readouterr().err
+
+
+def test_a_network_that_is_replaced_is_told(tmp_path, generator, capsys):
+    for name in ("first.pt", "second.pt"):
+        torch.save(public(generator), tmp_path / name)
+        assert converted(tmp_path, tmp_path / name) == 0
+    told = capsys.readouterr().out
+    assert "reading" in told and "replaces the one from first.pt" in told.splitlines()[-1]
+
+
+def test_a_tuned_generator_of_pti_stands_beside_the_original(tmp_path, generator, nvidia, capsys):
+    """PTI saves the network itself, in a torch file: it is read as what NVIDIA's pickles hold, and replaces nothing."""
+    nvidia(tmp_path / "model_run_anna.pt", to_nvidia(generator), alone=True)
+    assert converted(tmp_path, tmp_path / "model_run_anna.pt", generator) == 0
+    again = weights.load(tmp_path / "data" / "tuned-model_run_anna")
+    assert torch.equal(again(ws_of(generator)), generator(ws_of(generator)))
+    out = tmp_path / "public.pt"
+    words = ["export", str(tmp_path / "data"), "--to", "rosinality", "--generator", "tuned-model_run_anna"]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    assert torch.equal(convert.read(out).networks["generator"](ws_of(generator)), generator(ws_of(generator)))
 
 
 # -------------------------------------------------------------------------------------------------------------- safety

@@ -5,6 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from stx import cli
 from stx.checkpoints import weights
 from stx.files.errors import WeightsError
 from stx.files.places import data_dir
@@ -137,3 +138,68 @@ def test_shipped_networks_remember_what_they_were_made_with(path):
     args = json.loads(path.read_text())["args"]
     config = weights.load(path.parent).config  # newer than some files: it may have more
     assert {name: config[name] for name in args} == args
+
+
+def test_weights_are_told_by_domain(home, tmp_path, monkeypatch, capsys):
+    """What is missing has every file that would give it, with an address to click on; `--domain` tells of one."""
+    monkeypatch.setenv("STX_DATA", str(tmp_path))
+    (tmp_path / "home").rename(tmp_path / "mine")
+    assert cli.main(["weights"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["mine", "ffhq", "cars"]
+    at = lines.index(next(line for line in lines if line.split()[:1] == ["generator"] and "missing" in line))
+    assert lines[at].endswith("missing, one of") and "https://github.com/rosinality/stylegan2-pytorch" in "".join(lines)
+    assert max(map(len, lines)) < 150
+    assert cli.main(["weights", "--domain", "cars"]) == 0
+    assert capsys.readouterr().out.startswith("cars\n")
+    assert cli.main(["weights", "--domain", "boats"]) == 2
+    assert "mine, ffhq, cars" in capsys.readouterr().err
+
+
+# Shipped networks trained beside uncommitted changes. A network that is trained again leaves the list; none may join it
+UNCLEAN = {
+    "classifier",
+    "discriminator",
+    "generator",
+    "identity",
+    "latent_classifier",
+    "picture_classifier",
+    "style_transformer",
+    *(
+        f"compared/{name}"
+        for name in (
+            "e4e",
+            "free_tokens",
+            "idinvert",
+            "no_self_attention",
+            "one_stage",
+            "psp",
+            "restyle_e4e",
+            "restyle_psp",
+            "restyle_style_transformer",
+            "style_transformer",
+            "two_stages",
+        )
+    ),
+}
+
+
+def test_shipped_networks_come_from_clean_commits_but_for_those_that_are_known():
+    own = weights.inventory().query("domain == 'avatars'").set_index("network")["commit"]
+    unclean = set(own.index[(own == "") | own.str.endswith("+ changes")])
+    assert unclean - UNCLEAN == set(), "train it again from a commit: every number that rests on it names one"
+    assert UNCLEAN - unclean == set(), "clean now: take it from the list"
+
+
+@pytest.mark.parametrize(
+    ("notes", "told"),
+    [
+        ({"commit": "5bce42ff43aa0", "uncommitted_changes": False}, "5bce42ff43"),
+        ({"commit": "5bce42ff43aa0", "uncommitted_changes": True}, "5bce42ff43 + changes"),
+        ({"commit": "5bce42ff43aa0"}, "5bce42ff43 + changes"),
+        ({"file": "a.pkl"}, ""),
+        (None, ""),
+    ],
+)
+def test_the_commit_of_a_network(notes, told):
+    assert weights.commit_of({"notes": notes}) == told

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stx.domains import datasets, images
+from stx.domains import datasets, images, paste
 from stx.files.errors import DomainError, ImageError
 from stx.training import loop
 
@@ -133,7 +133,7 @@ def test_folder_is_a_domain(folder):
     assert set(splits["train"].names) <= set(moved.names)
 
 
-def test_pictures_of_a_folder(tmp_path, picture):
+def test_pictures_of_a_folder(tmp_path, picture, monkeypatch):
     for name in ("b.PPM", "sub/a.gif", "c.avif", "d.jp2"):
         images.save_image(picture, tmp_path / name)
         assert images.read_image(tmp_path / name).shape == picture.shape
@@ -143,7 +143,8 @@ def test_pictures_of_a_folder(tmp_path, picture):
     (tmp_path / "notes.txt").touch()
     found = [file.relative_to(tmp_path).as_posix() for file in images.list_images(tmp_path)]
     assert found == ["b.PPM", "c.avif", "d.jp2", "phone.heic", "sub/a.gif"]
-    with pytest.raises(ImageError, match=r"phone\.heic: not a picture that Pillow can read"):
+    monkeypatch.setattr(images, "_reads_heif", lambda: False)
+    with pytest.raises(ImageError, match=r"phone\.heic: a HEIC picture.*pip install pillow-heif"):
         images.read_image(tmp_path / "phone.heic")
 
 
@@ -207,3 +208,19 @@ def test_batches_go_through_every_epoch(n, batch):
     for epoch in range(len(seen) // n):
         assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
     assert len(set(map(tuple, seen[: len(seen) // n * n].reshape(-1, n)))) > 1 or n == 1
+
+
+def test_heic_of_phones(tmp_path, picture):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    big, exif = Image.fromarray(picture).resize((96, 64)), Image.Exif()
+    exif[0x010F] = "Phone"
+    big.save(tmp_path / "a.heic", quality=95, exif=exif)
+    found = images.read_image(tmp_path / "a.heic")
+    assert np.abs(found.astype(int) - np.asarray(big)).mean() < 8
+    photo = paste.read_photo(tmp_path / "a.heic")
+    out = tmp_path / f"b{photo.suffix(tmp_path / 'a.heic')}"
+    photo.save(photo.pixels, out, tmp_path / "a.heic")
+    assert out.suffix == ".jpg" and np.abs(images.read_image(out).astype(int) - found).mean() < 4
+    with Image.open(out) as file:
+        assert file.getexif()[0x010F] == "Phone"

@@ -81,8 +81,7 @@ def test_labels_to_edits(toons, tmp_path, monkeypatch):
     run("06_label_editing", mine, tmp_path)
     record = json.loads((tmp_path / "figures" / "06_strengths.json").read_text())
     assert record["parameters"]["attributes"] == "Odd,Third one"
-    sliders = ExplorerApp(str(mine), device="cpu").sliders
-    assert [slider._dom_classes for slider in sliders.values()] == [("stx-Odd",), ("stx-Third-one",)]
+    assert ExplorerApp(str(mine), device="cpu").widget.shown["sliders"] == ("Odd", "Third one")
 
 
 def test_workflow_of_a_folder_without_labels(toons, tmp_path):

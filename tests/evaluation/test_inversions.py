@@ -171,3 +171,27 @@ def test_a_network_that_is_missing_is_named(pipe):
     assert pipe.identity() is None
     with pytest.raises(WeightsError, match="classifier"):
         pipe.network("classifier")
+
+
+def test_other_trainings_are_measured_beside_the_first(pipe, tmp_path, monkeypatch):
+    """Two methods, of which one was trained again: its table has a second training on the same pictures."""
+    first = {
+        name: pd.DataFrame({"picture": list("abc"), "L2": [0.5, 0.25, 0.75], "LPIPS-Alex": 0.5})
+        for name in ("psp", "e4e")
+    }
+    weights.save(PSP.for_generator(pipe.generator, input_side=32, **SIZES), tmp_path / "again" / "compared" / "psp")
+    seen = {}
+
+    def measured(pipe, data, pictures, known=None):
+        seen["pictures"] = len(pictures)
+        return pd.DataFrame({"picture": list("abc"), "L2": [1.5, 1.25, 1.75], "LPIPS-Alex": 0.25}), {}
+
+    monkeypatch.setattr(quality, "measure", measured)
+    found = inversions.by_training(pipe, DATA, first, [tmp_path / "again"], None)
+    assert seen["pictures"] == 3
+    assert list(found["psp"]["training"]) == [0, 0, 0, 1, 1, 1] and list(found["e4e"]["training"]) == [0, 0, 0]
+    table = inversions.spread(found, {"psp": "pSp", "e4e": "e4e"}).set_index(["method", "metric"])
+    assert table.loc[("pSp", "L2"), "value"] == pytest.approx(1.0)
+    assert table.loc[("pSp", "L2"), "sd of trainings"] == pytest.approx(2**-0.5)
+    assert table.loc[("pSp", "L2"), "trainings"] == 2 and table.loc[("e4e", "L2"), "trainings"] == 1
+    assert table.loc[("pSp", "L2"), "high"] - table.loc[("pSp", "L2"), "low"] > 0.9

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import stx
-from stx import metrics
 from stx.domains import avatars, counterparts
 from stx.evaluation import editing, landing
 from stx.files.errors import EditError, InputError
@@ -127,14 +126,20 @@ def test_edits_of_the_pipeline(pipe, people, labels):
         pipe.edit(ws, add=["Bald"], until=95)
 
 
-def test_shares_of_groups_count_groups_alike():
-    values, groups = np.array([1.0] * 90 + [0.0] * 10), np.array([0] * 90 + [1] * 10)
-    value, low, high = metrics.stratified_interval(values, groups, resamples=100)
-    assert value == low == high == 0.5
-    rng = np.random.default_rng(0)
-    noisy = rng.normal(size=300) + np.repeat([0, 3, 30], 100)
-    median, low, high = metrics.stratified_interval(noisy, np.repeat([0, 1, 2], 100), of=np.median, resamples=300)
-    assert low < median < high and low > 2.5 and high < 3.5
+def test_ways_are_means_over_attributes_and_of_the_way_their_median():
+    table = pd.DataFrame(
+        {
+            "attribute": [0] * 90 + [1] * 10 + [2] * 10,
+            "way": "add",
+            "picture": [*range(90), *range(10)] * 1 + [*range(10)],
+        }
+    )
+    table["shown"] = (table["attribute"] == 0).astype(float)
+    table["share of the way"] = table["attribute"] / 2
+    found = landing.summarise(table, resamples=100).iloc[0]
+    assert found["shown"] == pytest.approx(1 / 3) and found["share of the way"] == 0.5
+    assert found["shown low"] == pytest.approx(found["shown high"])
+    assert "picture" not in found and found["pictures"] == 110
 
 
 def test_too_few_pictures_for_a_case_are_told(labels):

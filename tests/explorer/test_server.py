@@ -1,6 +1,5 @@
-"""The explorer's server: kernels of closed tabs end, places are counted, hosts are known, uploads have a size."""
+"""The explorer's server: kernels of closed tabs end, places are counted, hosts are known; uploads have a size."""
 
-import json
 import os
 import re
 import time
@@ -15,33 +14,23 @@ import websocket
 
 from stx.explorer import uploads
 from stx.files.errors import ImageError
-from tests.explorer.test_browser import CHROMIUM, free_port, page, server
+from tests.explorer.test_browser import free_port, server
 
 BOOK = """
 import os
 import ipywidgets as widgets
-from stx.explorer import uploads
-upload, said = widgets.FileUpload(multiple=False), widgets.HTML(f"kernel {os.getpid()}")
-def take(change):
-    (file,) = change["new"]
-    try:
-        uploads.check(file["name"], file["type"], len(file["content"]))
-        said.value = f"<p>came: {file['name']} {sum(file['content'])}</p>"
-    except ValueError as error:
-        said.value = f"<p>{error}</p>"
-upload.observe(take, "value")
-display(widgets.VBox([said, upload, uploads.watch(upload)]))
+display(widgets.HTML(f"kernel {os.getpid()}"))
 """
 IDLE = 5  # seconds until the kernel of a closed tab ends
 FLAGS = [
-    *("--no-browser", "--template=lab", "--places=2", "--upload_mb=20", "--hosts=Explorer.example"),
+    *("--no-browser", "--template=lab", "--places=2", "--hosts=Explorer.example"),
     *(f"--Places.cull_idle_timeout={IDLE}", "--Places.cull_interval=1"),
 ]
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    """A server of a small page with one upload button, for two visitors."""
+    """A server of a small page, for two visitors."""
     folder, number = tmp_path_factory.mktemp("server"), free_port()
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BOOK)])
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -76,12 +65,6 @@ def connect(port: int, kernel: str, **options) -> websocket.WebSocket:
     """What a tab holds open."""
     url = f"ws://127.0.0.1:{port}/api/kernels/{kernel}/channels?session_id={uuid.uuid4()}"
     return websocket.create_connection(url, timeout=30, **options)
-
-
-def ask(tab: websocket.WebSocket, kind: str, **content) -> None:
-    header = {"msg_id": str(uuid.uuid4()), "msg_type": kind, "username": "", "session": "", "version": "5.3"}
-    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
-    tab.send(json.dumps(message))
 
 
 def runs(process: int) -> bool:
@@ -133,38 +116,23 @@ def test_places_and_closed_tabs(port):
     assert waited[0] > IDLE - 1  # a connection that was lost can come back
 
 
-def test_messages_have_room_for_a_picture(port):
-    tab = connect(port, visit(port)[0])
-    ask(tab, "comm_msg", comm_id="nobody", data="x" * 20 * uploads.MEGABYTE)
-    ask(tab, "kernel_info_request")
-    while json.loads(tab.recv())["header"]["msg_type"] != "kernel_info_reply":
-        pass
-    tab.close()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-def test_uploads_in_a_browser(port, tmp_path):
-    with page() as tab:
-        sent: list[int] = []
-        tab.on("websocket", lambda s: s.on("framesent", lambda payload: sent.append(len(payload))))
-        tab.goto(f"http://127.0.0.1:{port}/")
-        for megabytes, told in ((12, "came: 12"), (19.9, "came: 19.9"), (20.1, "20.1 MB are too many"), (1, "came: 1")):
-            sent.clear()
-            picture = tmp_path / f"{megabytes}.png"
-            picture.write_bytes(b"\x01" * int(megabytes * uploads.MEGABYTE))
-            with tab.expect_file_chooser() as chosen:
-                tab.get_by_role("button", name="Upload").click()
-            chosen.value.set_files(picture)
-            tab.wait_for_selector(f"p:has-text('{told}')", timeout=60_000)
-            assert (max(sent) > uploads.MEGABYTE) == told.startswith("came")
+def test_parts_become_one_upload():
+    parts, content = uploads.Parts(), bytes(range(256)) * 9
+    for start in range(0, len(content), 1000):
+        whole = parts.add("me.png", start, content[start : start + 1000])
+    assert whole == content
+    assert parts.add("me.png", 0, b"anew") == b"anew"
+    for name, start in (("me.png", 5), ("other.png", 4)):
+        with pytest.raises(ImageError, match=f"{name}: a part of the picture was lost on the way"):
+            parts.add(name, start, b"x")
+    assert parts.add("empty.png", 0, b"") == b""
 
 
 def test_sizes_are_told(monkeypatch):
     monkeypatch.delenv("STX_UPLOAD_MB", raising=False)
-    uploads.check("me.png", "image/png", 10**7)
-    with pytest.raises(ImageError, match="me.png: 10.5 MB are too many to upload here, at most 10"):
-        uploads.check("me.png", "image/png", 10_500_000)
-    monkeypatch.setenv("STX_UPLOAD_MB", "50")
-    uploads.check("me.png", "image/png", 10_500_000)
-    with pytest.raises(ImageError, match="me.png: 1234.6 MB are too many to upload here, at most 50"):
-        uploads.check("me.png", f"{uploads.TOO_LARGE};bytes=1234567890", 0)
+    uploads.check("me.png", 5 * 10**7)
+    with pytest.raises(ImageError, match="me.png: 50.5 MB are too many to upload here, at most 50"):
+        uploads.check("me.png", 50_500_000)
+    monkeypatch.setenv("STX_UPLOAD_MB", "1")
+    with pytest.raises(ImageError, match="me.png: 1.2 MB are too many to upload here, at most 1"):
+        uploads.Parts().add("me.png", 0, bytes(1_200_000))

@@ -60,7 +60,10 @@ def read(kind: str, path: Path):
     torch.set_num_threads(1)
     papermill.execute_notebook = functools.partial(papermill.execute_notebook, prepare_only=True)
     outputs.made_by_stx(path)
-    record, claim = figures.provenance(notebook="09"), claims.Claim("b", "figure 9", "sigmas", 0.5, 0.1, 0.9, "09")
+    record, claim = (
+        figures.provenance(notebook="09"),
+        claims.Evidence("b", "figure 9", "x", "sigmas", 0.5, 0.1, 0.9, 0.01, 9, "09"),
+    )
     readers = {
         "picture": lambda: images.read_image(path),
         "upload": lambda: images.read_image(io.BytesIO(path.read_bytes()), name=path.name),

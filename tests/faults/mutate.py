@@ -23,7 +23,7 @@ from stx.latent_classifier import LatentClassifier
 from stx.reports import claims, figures
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Generator
-from stx.training.loop import train
+from stx.training.loop import Resumable, train
 
 SIZE = 16
 NUMBERS = (0, 1, -1, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
@@ -82,8 +82,10 @@ def checkpoints(folder: Path) -> None:
     (folder / "w.bin").write_bytes(bytes(12))
 
 
-class Counter:
+class Counter(Resumable):
     """A training of one number."""
+
+    kept = ("net",)
 
     def __init__(self):
         self.net = torch.nn.Linear(1, 1)
@@ -93,12 +95,6 @@ class Counter:
 
     def positions(self, step):
         return []
-
-    def state_dict(self):
-        return {"net": self.net.state_dict()}
-
-    def load_state_dict(self, state):
-        self.net.load_state_dict(state["net"])
 
 
 def folders(home: Path) -> None:
@@ -119,7 +115,9 @@ def folders(home: Path) -> None:
         Image.new("RGB", (SIZE, SIZE)).save(home / "labelled" / f"{name}.png")
     (home / "labelled" / "labels.csv").write_text("file,Smiling,Hat\na.png,0,1\nb.png,1,-1\n")
     record = figures.provenance(notebook="08")
-    claims.save([claims.Claim("a", "figure 9", "sigmas", 0.5, 0.1, 0.9, "08")], home / "claims", record)
+    claims.save(
+        [claims.Evidence("a", "figure 9", "x", "sigmas", 0.5, 0.1, 0.9, 0.01, 9, "08")], home / "claims", record
+    )
     figures.save_table(pd.DataFrame({"n": [1.5]}), "08_x", home / "claims", record)
     (home / "cache").mkdir()
     atomic.save_array(home / "cache" / "people.npy", np.arange(60, dtype=np.uint8).reshape(5, 4, 3))

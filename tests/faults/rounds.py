@@ -1,7 +1,8 @@
-"""Rounds of `tests.faults.fuzz` with commands: kills, full disks, folders that vanish or are read-only, two at once."""
+"""Rounds of `tests.faults.fuzz` with commands: kills, full disks, lost or read-only folders, two at once, offline."""
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -40,6 +42,8 @@ from tests.faults.tasks import (
     train_generator,
 )
 
+NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # flags of unshare(2)
+SET_FLAGS, UP, RUNNING = 0x8914, 1, 0x40  # of netdevice(7)
 WRITES_ANYWHERE = (1, 2, 3)  # capabilities of root: of folders that are read-only for everybody else
 
 
@@ -229,4 +233,25 @@ def together(place: Place, rng: random.Random, scratch: Path) -> str:
     return next(filter(None, [*faults, different(content(out), expected), leftovers(out)]), "")
 
 
-ROUNDS = {call.__name__: call for call in (killed, full, vanished, read_only, processes, together)}
+def unplugged(place: Place, rng: random.Random, scratch: Path) -> str:
+    """A machine without any network: a task gives what it gives with one. Nothing is told where it cannot be had."""
+    place.make()
+    task, out = rng.choice(TASKS), scratch / "out"
+    expected, _ = place.undisturbed(task.__name__, lambda folder: task(place, folder))
+    if child(lambda: 0, before=without_network)[0]:
+        return ""  # not allowed here
+    code, told = child(lambda: task(place, out), before=without_network)
+    fault = complaint(code, told, {0}) or different(content(out), expected) or leftovers(out)
+    return fault and f"{task.__name__} without a network: {fault}"
+
+
+def without_network() -> None:
+    """From now on this process has a network of its own, in which there is nothing but itself (`unshare -n`)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(NEW_NETWORK) and libc.unshare(NEW_USER | NEW_NETWORK):
+        raise OSError(ctypes.get_errno(), "unshare")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:  # a notebook talks to its kernel by 127.0.0.1
+        fcntl.ioctl(any_, SET_FLAGS, struct.pack("16sh14x", b"lo", UP | RUNNING))
+
+
+ROUNDS = {call.__name__: call for call in (killed, full, vanished, read_only, processes, together, unplugged)}

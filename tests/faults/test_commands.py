@@ -106,7 +106,7 @@ def test_ctrl_c_is_one_line_and_loses_nothing(photos):
 
 def table(path) -> pd.DataFrame:
     """A valid `claims.csv`, as it is read."""
-    claims.save([claims.Claim("a", "figure 9", "sigmas", 0.5, 0.1, 0.9, "04")], path.parent, RECORD)
+    claims.save([claims.Evidence("a", "figure 9", "x", "sigmas", 0.5, 0.1, 0.9, 0.01, 9, "04")], path.parent, RECORD)
     return pd.read_csv(path, dtype={"notebook": str})
 
 
@@ -117,7 +117,7 @@ DAMAGE = {
     "without the interval": lambda t: t.drop(columns=["low", "high"]).to_csv(index=False).encode(),
     "words for numbers": lambda t: t.assign(difference="much").to_csv(index=False).encode(),
     "another table": lambda t: b"n,m\n1,2\n",
-    "a longer line": lambda t: t.to_csv(index=False).encode() + b"1,2,3,4,5,6,7,8,9,10,11\n",
+    "a longer line": lambda t: t.to_csv(index=False).encode() + b"1,2,3,4,5,6,7,8,9,10,11,12\n",
     "an open quote": lambda t: t.to_csv(index=False).encode() + b'"',
     "not UTF-8": lambda t: t.to_csv(index=False).encode() + b"\xff,x,x,1,1,1,04,holds\n",
     "not CSV": lambda t: b"\x89PNG\r\n\x1a\n\x00\x00",
@@ -140,7 +140,11 @@ def test_a_damaged_table_of_claims(tmp_path, damage, where, capsys):
         (told,) = capsys.readouterr().err.splitlines()
     else:
         with pytest.raises(InputError) as caught:
-            claims.save([claims.Claim("b", "figure 9", "sigmas", 0.5, 0.1, 0.9, "08")], tmp_path / "two", RECORD)
+            claims.save(
+                [claims.Evidence("b", "figure 9", "x", "sigmas", 0.5, 0.1, 0.9, 0.01, 9, "08")],
+                tmp_path / "two",
+                RECORD,
+            )
         told = str(caught.value)
     assert f"{paths[1]}: not a readable table" in told
     assert "delete it and make it again" in told
@@ -241,8 +245,9 @@ def test_the_cache_of_a_killed_run_holds_nobody(tmp_path):
     """A process that is killed while it adds claims leaves no lock and no half of a file."""
     code = "import os, signal\nfrom stx.reports import claims, figures\n"
     code += "figures.save_table.__globals__['write_text'] = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-    code += f"claims.save([claims.Claim('a', 'p', 'u', 1., 1., 1., '04')], {str(tmp_path)!r}, figures.provenance())"
+    code += "one = claims.Evidence('a', 'p', 'c', 'u', 1., 1., 1., .1, 9, '04')\n"
+    code += f"claims.save([one], {str(tmp_path)!r}, figures.provenance())"
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -signal.SIGKILL
-    found = claims.save([claims.Claim("b", "p", "u", 1.0, 1.0, 1.0, "08")], tmp_path, RECORD)
-    assert list(found["claim"]) == ["b"]
+    found = claims.save([claims.Evidence("b", "p", "c", "u", 1.0, 1.0, 1.0, 0.1, 9, "08")], tmp_path, RECORD)
+    assert set(found["claim"]) == {"b"}

@@ -1,10 +1,16 @@
 """Kernels that die or do not start: one line, no traceback."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import nbformat
 import pytest
 
 from stx import cli
+from stx.files.outputs import lock_output
 
+ROOT = Path(__file__).parents[2]
 DEATHS = {
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "ended": "import os; os._exit(3)",
@@ -42,3 +48,15 @@ def test_a_kernel_that_is_not_python(tmp_path, capsys, monkeypatch):
     )
     assert cli.main(["run", str(book(tmp_path / "a.ipynb", "1")), "--out", str(tmp_path / "b.ipynb")]) == 2
     assert "kernel died or could not start" in capsys.readouterr().err
+
+
+def test_a_second_reproduction_in_one_clone_waits(tmp_path):
+    """Two `make reproduce` into one folder: the second waits for the first, then finds its work done."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", f"{tmp_path}/runs/done/index"]
+    command += ["--touch", "--config", "smoke=true", f"runs={tmp_path}/runs", f"out={tmp_path}/figures"]
+    with lock_output(tmp_path / "runs"):
+        second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert "waiting" in second.stderr.readline()
+        assert second.poll() is None
+    told = second.communicate(timeout=120)
+    assert second.returncode == 0, told

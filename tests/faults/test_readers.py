@@ -531,7 +531,7 @@ SHAPES = [(25, 18, 512), (1, 18, 512), (18, 512), (25, 1, 512), (3, 14, 512), (1
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("form", ["pt", "npy", "npz", "pkl", "projector", "list"])
 def test_codes_are_no_direction(tmp_path, shape, form):
-    """Files of codes are told as codes and never taken for a direction."""
+    """Files of codes are read as codes and never taken for a direction."""
     codes, path = torch.randn(shape), tmp_path / "latents"
     if form == "npy":
         np.save(path := tmp_path / "latents.npy", codes.numpy())
@@ -541,7 +541,9 @@ def test_codes_are_no_direction(tmp_path, shape, form):
         path.write_bytes(pickle.dumps(codes.numpy()))
     else:
         torch.save({"pt": codes, "projector": {"a.png": {"latent": codes}}, "list": [codes, codes]}[form], path)
-    assert "codes" in error(path)
+    found = convert.read(path)
+    assert found.kind == "codes of pictures" and not found.networks
+    assert [tuple(given.shape) for given in found.codes.values()] == [shape] * (2 if form == "list" else 1)
 
 
 @pytest.mark.parametrize("shape", [(512,), (1, 512), (3, 1, 512), (1, 18, 512), (2, 9216)], ids=str)

@@ -9,9 +9,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from stx.explorer.state import Explorer, State, bars_html, picture_html
+from stx.explorer import server
+from stx.explorer.state import Explorer, State
 from stx.files.errors import ExplorerError
 from stx.files.places import safe_name
 from stx.reports import figures
@@ -52,7 +54,7 @@ class Bare(Explorer):
 def test_no_statement_of_a_recipe_runs_in_the_code_box(text, place):
     """No text of a recipe becomes a statement in the explorer's code box."""
     given = {"strengths": {text: 1.0}} if place == "attribute" else {place: text}
-    state = State.from_json(State(source="upload", reference=1, **given).to_json())
+    state = State.from_json(State(source="upload", aligned=True, reference=1, **given).to_json())
     code = Bare(state).code()
     reached: list = []
     names = {"State": State, "reached": reached}
@@ -61,8 +63,8 @@ def test_no_statement_of_a_recipe_runs_in_the_code_box(text, place):
     assert names["state"] == state
     assert not reached
     calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)}
-    known = {"Explorer", "explorer.upload", "open", "State", "explorer.prepare", "explorer.prepare_editor"}
-    assert calls <= known | {"explorer.view", f"open({state.name!r}, 'rb').read"}
+    known = {"Explorer", "explorer.upload", "explorer.align", "open", "State", "explorer.prepare"}
+    assert calls <= known | {"explorer.prepare_editor", "explorer.view", f"open({state.name!r}, 'rb').read"}
 
 
 @hostile
@@ -113,17 +115,30 @@ def test_axes_of_a_logarithm_keep_their_exponents(tmp_path):
         assert image.width > 100
 
 
+def test_the_explorers_page_sets_text_as_text():
+    """No text of a recipe or file becomes markup on the explorer's page."""
+    script = (ROOT / "stx" / "explorer" / "page.js").read_text()
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "srcdoc", "eval("):
+        assert way not in script
+
+
 @hostile
-def test_text_in_markup_is_escaped(text):
-    """Text from a file is escaped in the explorer's markup."""
-    import numpy as np
+def test_the_domain_of_the_explorers_page_is_a_literal(text, monkeypatch):
+    """The name of a folder becomes no statement in the page's notebook."""
+    if "\0" in text:
+        return  # no variable of the shell holds it
+    book = new_notebook(
+        cells=[new_code_cell("domain = ''", metadata={"tags": [tag]}) for tag in ("parameters", "page")]
+    )
+    monkeypatch.setenv("STX_DOMAIN", text)
+    names: dict = {"reached": []}
+    for cell in server.as_page(None, book, "").cells[1:-1]:
+        exec(cell.source, names)
+    assert names["domain"] == text
+    assert not names["reached"]
 
-    told = picture_html(np.zeros((2, 2, 3), np.uint8), text) + bars_html({text: 0.1}, {text: 0.9})
-    assert "<img src=x" not in told
-    assert "</script>" not in told
 
-
-@pytest.mark.parametrize("target", ["reproduce", "train", "sweep"])
+@pytest.mark.parametrize("target", ["reproduce", "train", "sweep", "explore"])
 @pytest.mark.parametrize(
     "name", ["pics`touch OWNED`", "pics$(touch OWNED)", "pics$(shell touch OWNED)", 'a";touch OWNED;"']
 )
@@ -133,8 +148,8 @@ def test_the_name_of_a_folder_is_no_command(name, target, tmp_path):
     (tmp_path / "pyproject.toml").touch()
     tools = tmp_path / "v" / "bin"
     tools.mkdir(parents=True)
-    for tool in ("snakemake", "stx"):
-        (tools / tool).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    for tool in ("snakemake", "stx", "python"):
+        (tools / tool).write_text('#!/bin/sh\nprintf "%s\\n" "$@" "domain=$STX_DOMAIN"\n')
         (tools / tool).chmod(0o755)
     (tmp_path / "v" / "installed").touch()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}

@@ -7,7 +7,7 @@ import pytest
 from stx import cli
 from stx.files.errors import InputError
 from stx.reports import check, claims, figures
-from stx.reports.claims import Claim
+from stx.reports.claims import Evidence
 
 
 def write(folder, name, table, **parameters):
@@ -20,8 +20,9 @@ def quality(l2: float, seconds: float = 1.0) -> pd.DataFrame:
     return pd.DataFrame(rows | {"s per picture": seconds, "pictures": 4})
 
 
-def claim(difference: float) -> Claim:
-    return Claim("ours is better", "4.1", "L2", difference, difference - 0.1, difference + 0.1, "03")
+def claim(difference: float) -> Evidence:
+    ends = difference - 0.1, difference + 0.1
+    return Evidence("ours is better", "4.1", "L2", "L2", difference, *ends, 0.5 if ends[0] < 0 else 0.001, 9, "03")
 
 
 @pytest.fixture
@@ -74,6 +75,37 @@ def test_tables_of_other_parameters_are_named_and_not_compared(folders):
     numbers, _ = check.compare(run, committed)
     assert set(numbers["table"]) == {"03_quality"}
     assert check.unlike(run, committed) == ["06_shown", "07_reference"]
+
+
+def test_at_another_scale_intervals_must_meet(tmp_path):
+    """1,024 pictures beside 2,048: what has no interval, or falls with more pictures, is left out."""
+    metrics = ["L2", "ID", "MS-SSIM", "FD-VGG16"]
+    quick = {
+        "metric": metrics,
+        "value": [0.30, 0.9, 0.5, 40.0],
+        "low": [0.2, 0.8, np.nan, 30],
+        "high": [0.4, 1, np.nan, 50],
+    }
+    more = {
+        "metric": metrics,
+        "value": [0.42, 0.7, 0.5, 20.0],
+        "low": [0.39, 0.6, np.nan, 19],
+        "high": [0.45, 0.79, np.nan, 21],
+    }
+    for folder, table, count, scale in (("run", quick, 1024, "quick"), ("committed", more, 2048, "evidence")):
+        record = figures.provenance(notebook="03_inversion_quality", count=count, scale=scale, seed=0)
+        figures.save_table(pd.DataFrame(table), "03_quality", tmp_path / folder, record)
+        assert f" at {scale} scale on " in (tmp_path / folder / "03_quality.md").read_text()
+    numbers, _ = check.compare(tmp_path / "run", tmp_path / "committed")
+    assert dict(zip(numbers["row"], numbers["agrees"], strict=True)) == {"L2": True, "ID": False}
+    assert check.unlike(tmp_path / "run", tmp_path / "committed") == []
+
+
+def test_other_effort_is_not_compared(tmp_path):
+    for folder, steps in (("run", 80), ("committed", 400)):
+        record = figures.provenance(notebook="04_inversion_table", count=96, search_steps=steps)
+        figures.save_table(quality(0.3), "04_table", tmp_path / folder, record)
+    assert check.unlike(tmp_path / "run", tmp_path / "committed") == ["04_table"]
 
 
 def test_cells_that_are_empty_name_a_row_too(tmp_path):

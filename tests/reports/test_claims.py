@@ -1,4 +1,4 @@
-"""Verdicts follow from intervals, and a notebook replaces only its own claims."""
+"""Verdicts follow from all comparisons of a claim and from the family; a notebook replaces only its own claims."""
 
 import math
 
@@ -6,43 +6,66 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stx import resampling
 from stx.reports import claims, figures
-from stx.reports.claims import Claim
+from stx.reports.claims import Evidence
 
 
-def claim(text: str, low: float, high: float, notebook: str = "08") -> Claim:
-    return Claim(text, "figure 9", "sigmas", (low + high) / 2, low, high, notebook)
+def line(claim: str, p: float, sign: int = 1, notebook: str = "08", comparison: str = "a") -> Evidence:
+    return Evidence(
+        claim, "figure 9", comparison, "sigmas", sign * 0.3, sign * 0.3 - 0.1, sign * 0.3 + 0.1, p, 9, notebook
+    )
+
+
+def verdicts(tmp_path, *lines: Evidence) -> dict[str, str]:
+    table = claims.save(list(lines), tmp_path, figures.provenance(notebook="test"))
+    own = table[table["comparison"] == ""]
+    return dict(zip(own["claim"], own["verdict"], strict=True))
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("lines", "verdict"),
     [
-        (0.1, 0.4, "holds"),
-        (-0.4, -0.1, "does not hold"),
-        (-0.1, 0.1, "undecided"),
-        (0.0, 0.1, "undecided"),
-        (math.nan, math.nan, "undecided"),
+        ([line("x", 0.001)], "holds"),
+        ([line("x", 0.001, -1)], "does not hold"),
+        ([line("x", 0.2)], "undecided"),
+        ([line("x", 1.0, 0)], "undecided"),
+        ([line("x", 0.001), line("x", 0.04, comparison="b")], "holds"),
+        ([line("x", 0.001), line("x", 0.2, comparison="b")], "undecided"),
+        ([line("x", 0.001), line("x", 0.001, -1, comparison="b")], "does not hold"),
+        ([line("x", 0.001), line("x", 0.03, -1, comparison="b")], "undecided"),  # one of two: twice the p
     ],
 )
-def test_verdicts(low, high, verdict):
-    assert claim("x", low, high).verdict == verdict
+def test_a_claim_is_all_its_comparisons(lines, verdict, tmp_path):
+    assert verdicts(tmp_path, *lines) == {"x": verdict}
+
+
+def test_comparisons_without_numbers_decide_nothing(tmp_path):
+    nothing = resampling.Interval(math.nan, math.nan, math.nan, 1.0, 1)
+    found = claims.evidence("x", "figure 9", "a", "sigmas", nothing, "08")
+    assert verdicts(tmp_path, found, line("x", 0.001, comparison="b")) == {"x": "undecided"}
+
+
+def test_the_family_is_all_claims_of_all_notebooks(tmp_path):
+    """0.03 alone is enough; beside another claim of 0.04 it is not."""
+    assert verdicts(tmp_path, line("a", 0.03, notebook="04")) == {"a": "holds"}
+    assert verdicts(tmp_path, line("b", 0.04)) == {"a": "undecided", "b": "undecided"}
+    assert verdicts(tmp_path, line("b", 0.001)) == {"a": "holds", "b": "holds"}
 
 
 def test_a_notebook_replaces_its_own_claims_only(tmp_path):
-    record = figures.provenance(notebook="test")
-    claims.save([claim("a", 1, 2, "04")], tmp_path, record)
-    claims.save([claim("b", 1, 2, "08"), claim("c", -2, -1, "08")], tmp_path, record)
-    table = claims.save([claim("d", 1, 2, "08")], tmp_path, record)
-    assert list(table["claim"]) == ["a", "d"]
-    assert list(pd.read_csv(tmp_path / "claims.csv")["verdict"]) == ["holds", "holds"]
-    assert "| d " in (tmp_path / "claims.md").read_text()
+    verdicts(tmp_path, line("a", 0.001, notebook="04"))
+    verdicts(tmp_path, line("b", 0.001), line("c", 0.001, -1))
+    assert verdicts(tmp_path, line("d", 0.001)) == {"a": "holds", "d": "holds"}
+    table = pd.read_csv(tmp_path / "claims.csv")
+    assert list(table["verdict"].dropna()) == ["holds", "holds"]
+    assert list(table["comparison"].fillna("")) == ["", "a", "", "a"]
+    text = (tmp_path / "claims.md").read_text()
+    assert "**d** (figure 9)" in text and "· a" in text and "0.3 [0.2, 0.4] sigmas, 9 pictures" in text
 
 
-def test_measured_claims_have_the_interval_of_their_mean():
-    gaps = np.random.RandomState(0).normal(0.3, 1, 400)
-    found = claims.measured("nearer", "section 4.2", "L2", gaps, "04", seed=1)
-    assert found.difference == pytest.approx(gaps.mean())
-    assert found.high - found.low == pytest.approx(2 * 1.96 * gaps.std() / 20, rel=0.15)
-    assert found.verdict == "holds"
-    counted = claims.measured("smaller", "section 4.2", "M parameters", np.array([7.0]), "04")
-    assert (counted.low, counted.difference, counted.high) == (7, 7, 7)
+def test_a_measured_gap_becomes_a_line():
+    gaps = pd.DataFrame({"picture": range(400), "gap": np.random.RandomState(0).normal(0.3, 1, 400)})
+    found = claims.evidence("nearer", "section 4.2", "L2", "L2", resampling.mean(gaps, "gap", resamples=999), "04")
+    assert found.difference == pytest.approx(gaps["gap"].mean())
+    assert (found.p, found.pictures) == (pytest.approx(0.002), 400)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 
 from stx import cli
 from stx.reports import figures
@@ -101,3 +102,40 @@ def test_a_grid_has_every_picture_in_its_place():
     assert [t.get_text() for t in (*ax.get_yticklabels(), *ax.get_xticklabels())] == ["a", "b", "x", "y", "z"]
     assert 14 < right < 16
     assert 10 <= down < 12
+
+
+def test_names_of_attributes_are_written_as_people_do():
+    assert figures.human("Mouth_Slightly_Open") == "Mouth slightly open"
+    assert figures.human("Bald") == "Bald"
+    assert figures.human("paper form") == "paper form"
+    ax = figures.show_grid([np.zeros((1, 8, 8))], titles=["+ Wearing_Hat"], size=0.5).axes[0]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["+ Wearing\nhat"]
+
+
+def test_marked_pictures_have_a_frame_where_they_are_and_grids_fit_a_page():
+    pictures = np.zeros((12, 10, 10, 3), dtype=np.uint8)
+    figure = figures.show_grid([pictures, pictures[:2]], size=2.0, marked=[[False, True], [True]])
+    (ax,) = figure.axes
+    assert figure.get_figwidth() == pytest.approx(figures.WIDTH)
+    assert [patch.get_xy() for patch in ax.patches] == [(9.5, -0.5), (-0.5, 9.5)]
+    assert {(patch.get_width(), patch.get_height()) for patch in ax.patches} == {(10, 10)}
+
+
+def test_a_line_breaks_where_a_stage_has_no_such_loss():
+    steps = [*range(0, 100, 10), *range(5000, 5100, 10)]
+    log = pd.DataFrame({"step": steps, "loss": 1.0})
+    (ax,) = figures.training_curves({"loss": [("", log, "loss", "-")]}).axes
+    points = ax.lines[0].get_xydata()
+    assert len(points) == 21
+    assert np.isnan(points[10, 1])
+    assert 90 < points[10, 0] < 5000
+
+
+def test_names_of_points_do_not_lie_on_each_other():
+    figure, ax = figures.plt.subplots()
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    figures.name_points(ax, {"one": (0.5, 0.5), "two": (0.5, 0.505), "far": (0.1, 0.9)})
+    figure.draw_without_rendering()
+    boxes = {text.get_text(): Text.get_window_extent(text) for text in ax.texts}  # without their lines
+    assert not boxes["one"].overlaps(boxes["two"])
+    assert abs(boxes["far"].y0 + boxes["far"].y1 - 2 * ax.transData.transform((0.1, 0.9))[1]) < 4

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_workflow_runs_every_notebook_once(tmp_path):
     assert record["packages"]["torch"]
     assert len(record["commit"]) >= 7
     quality = pd.read_csv(tmp_path / "figures" / "03_quality.csv")
-    assert set(quality["metric"]) == {"L2", "LPIPS-Alex", "ID", "MS-SSIM", "SWD", "FD-VGG16"}
+    assert set(quality["metric"]) == {"L2", "LPIPS-Alex", "ID", "MS-SSIM", "SWD", "FD-VGG16", "KD-VGG16"}
     assert (quality["low"] <= quality["high"]).all()
     assert "Nothing to be done" in snakemake(tmp_path)
 
@@ -122,12 +123,12 @@ def test_a_notebook_begins_with_the_values_that_its_parameters_have(monkeypatch)
 def test_every_parameter_is_used_and_keeps_the_value_of_the_record(path):
     """Cells below the first, which shrinks them for smoke and begins the record, give no parameter another value.
 
-    All have `smoke`, of which the explorer makes nothing: it is as small as can be.
+    `smoke` and `scale` are what sizes follow from when a notebook begins.
     """
     _, *cells = (c["source"] for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
     setup, *below = ([x for x in ast.walk(ast.parse("".join(cell))) if isinstance(x, ast.Name)] for cell in cells)
     names = set(notebooks.parameters(path))
-    assert names - {"smoke"} <= {x.id for cell in (setup, *below) for x in cell if isinstance(x.ctx, ast.Load)}
+    assert names - {"smoke", "scale"} <= {x.id for cell in (setup, *below) for x in cell if isinstance(x.ctx, ast.Load)}
     assert not names & {x.id for cell in below for x in cell if isinstance(x.ctx, ast.Store)}
 
 
@@ -136,3 +137,25 @@ def test_what_is_no_notebook_is_told(text, tmp_path):
     (tmp_path / "a.ipynb").write_text(text)
     with pytest.raises(NotebookError, match=r"a\.ipynb: not a notebook"):
         notebooks.parameters(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_a_notebook_teaches(path):
+    """Equations, a toy that is checked, what to see, links that lead somewhere, and things to try that exist."""
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    assert "$$" in text
+    assert "By hand" in text
+    assert any("assert " in cell for cell in code)
+    assert "**What to see:**" in text
+    tried = text.split("## Try this")[1]
+    asked = re.findall(r"-p (\w+) ", tried)
+    assert len(asked) >= 2
+    assert set(asked) <= set(notebooks.parameters(path))
+    links = set(re.findall(r"\]\((?!http)([^)#]+)", text))
+    at = BOOKS.index(path)
+    assert {book.name for book in (BOOKS[at - 1 : at] if at else []) + BOOKS[at + 1 : at + 2]} <= links
+    assert any(link.startswith("../stx/") for link in links)
+    assert not [x for x in links if not x.startswith("../docs/") and not (path.parent / x).exists()]
+    assert not [cell for cell in code if re.search(r"^(class|def) ", cell, re.M)]

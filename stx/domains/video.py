@@ -1,0 +1,145 @@
+"""Films as frames: read one by one, from a file (PyAV) or a folder of pictures, and written again with their sound.
+
+Landmarks of one face in every frame, smoothed over time, so that crops do not jump where the detector does.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from scipy import ndimage
+
+from stx.domains import images
+from stx.domains.align import Face
+from stx.files.atomic import atomic_write
+from stx.files.errors import ImageError
+from stx.files.outputs import claim_files
+
+SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+SMOOTH = 2.0  # frames: deviation of the Gaussian over which landmarks are averaged
+FAR = 0.75  # of a face's side: further from where it was, a face is another one
+GAP = 12  # frames in which a face may be missed
+QUALITY = "16"  # constant rate factor of x264: hardly to be told from the input
+
+Frame = UInt8[np.ndarray, "h w 3"]
+
+
+def is_film(path: str | Path) -> bool:
+    """Whether a file's name says that it is a film."""
+    return Path(path).suffix.lower() in SUFFIXES and Path(path).is_file()
+
+
+def frames(path: str | Path) -> Iterator[Frame]:
+    """The frames of a film, upright, or the pictures of a folder in the order of their names, as uint8 `[h, w, 3]`.
+
+    Raises `ImageError` for a file that cannot be read, and for pictures of another size than the first.
+    """
+    if Path(path).is_dir():
+        shape = None
+        for file in images.list_images(path):
+            frame = images.read_image(file)
+            if shape not in (None, frame.shape):
+                raise ImageError(f"{file}: a frame of another size than those before ({frame.shape} after {shape})")
+            shape = frame.shape
+            yield frame
+        return
+    av = _library(path)
+    try:
+        with av.open(str(path)) as film:
+            if not film.streams.video:
+                raise ImageError(f"{path}: a file without pictures")
+            for frame in film.decode(video=0):
+                yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+    except (av.error.FFmpegError, OSError) as error:
+        raise ImageError(f"{path}: not a film that can be read ({' '.join(str(error).split())})") from None
+
+
+def write(path: Path, edited: Iterable[Frame], source: str | Path) -> None:
+    """Frames as a film, whole or not at all, with the times of the frames of `source` and its sound as it is.
+
+    Pictures are H.264 at constant quality, of an even number of pixels; packets of sound are copied. Raises
+    `FileError` where the disk refuses or something that stx did not make would be replaced.
+    """
+    av = _library(source)
+    claim_files([path])
+    with atomic_write(path) as part, av.open(str(source)) as film, av.open(str(part), "w", format=form(path)) as made:
+        made.metadata["comment"] = "stx"
+        given, sound = film.streams.video[0], film.streams.audio[0] if film.streams.audio else None
+        pictures = made.add_stream("libx264", rate=given.average_rate or 25, options={"crf": QUALITY})
+        pictures.pix_fmt, pictures.codec_context.time_base = "yuv420p", given.time_base
+        copied = made.add_stream_from_template(sound) if sound is not None else None
+        packets = [p for p in film.demux(sound) if p.dts is not None] if sound is not None else []
+        film.seek(0)
+        times = [frame.pts for frame in film.decode(video=0)]
+        for i, (frame, time) in enumerate(zip(edited, times, strict=True)):
+            picture = av.VideoFrame.from_ndarray(_even(frame), format="rgb24")
+            if not i:
+                pictures.width, pictures.height = picture.width, picture.height
+            picture.pts, picture.time_base = time, given.time_base
+            while packets and packets[0].dts * packets[0].time_base <= time * given.time_base:
+                _copy(made, packets.pop(0), copied)
+            made.mux(pictures.encode(picture))
+        made.mux(pictures.encode())
+        for packet in packets:
+            _copy(made, packet, copied)
+
+
+def form(path: Path) -> str:
+    """The container that a film of this name is written in."""
+    return {".mov": "mov", ".mkv": "matroska"}.get(path.suffix.lower(), "mp4")
+
+
+def _even(frame: Frame) -> Frame:
+    return np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
+
+
+def _copy(made, packet, stream) -> None:
+    packet.stream = stream
+    made.mux(packet)
+
+
+def follow(found: Iterable[list[Face]]) -> list[Face | None]:
+    """The largest face of the first frame that has one, in every frame: the nearest to where it was, or None."""
+    track: list[Face | None] = []
+    last = None
+    for faces in found:
+        near = sorted(faces, key=lambda face: _distance(face, last)) if last is not None else faces
+        chosen = near[0] if near and (last is None or _distance(near[0], last) < FAR) else None
+        track.append(chosen)
+        last = chosen or last
+    return track
+
+
+def steady(track: list[Face | None], smooth: float = SMOOTH) -> list[Face | None]:
+    """The face in every frame: where it was not found its landmarks are interpolated, then all are smoothed over time.
+
+    smooth: deviation of the Gaussian, in frames; 0: as found. A frame further than `GAP` from any with the face has
+    None. Raises `ImageError` where there is none at all.
+    """
+    known = [i for i, face in enumerate(track) if face is not None]
+    if not known:
+        raise ImageError("no face found in any frame; use a film with a larger, frontal face")
+    there = np.stack([track[i].points for i in known]).reshape(len(known), 10)
+    every = np.arange(len(track))
+    points = np.stack([np.interp(every, known, line) for line in there.T], 1)
+    if smooth:
+        points = ndimage.gaussian_filter1d(points, smooth, axis=0, mode="nearest")
+    far = np.abs(every[:, None] - known).min(1) > GAP
+    like = track[known[0]]
+    return [None if far[i] else replace(like, points=points[i].reshape(5, 2)) for i in every]
+
+
+def _distance(face: Face, other: Face) -> float:
+    """Between the middles of two faces, in sides of the other."""
+    side = max(other.box[2] - other.box[0], 1.0)
+    return float(np.hypot(*(face.points.mean(0) - other.points.mean(0)))) / side
+
+
+def _library(path: str | Path):
+    try:
+        import av
+    except ImportError:
+        raise ImageError(f"{path}: films need PyAV; pip install av, or give a folder of frames") from None
+    return av

@@ -1,0 +1,254 @@
+"""Somebody's own methods through the protocol of our tables, beside ours: `stx score mine.py`.
+
+Inversions of the same test pictures, paired by picture with the Style Transformer's; edits of the same pictures that
+add and remove every attribute, said by the judge and, of avatars, held against the drawn truth, each method at the
+strength that is best for it on other pictures. What a method does wrong is told and the others are measured.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from stx import resampling
+from stx.baselines.registry import COMPARED, EDITORS, INVERTERS, METHODS
+from stx.domains import avatars, images
+from stx.domains.splits import Dataset
+from stx.evaluation import editing, inversions, landing, quality
+from stx.files.errors import EditError
+from stx.files.untrusted import one_line
+from stx.pipeline import Codes, Pipeline
+from stx.runtime import progress
+
+OURS = "Style Transformer"  # that inversions are compared with
+PLAIN = "first order"  # that edits are compared with
+STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+INVERSION = ("L2", "LPIPS-Alex", "ID", "ID-MoCo", "MS-SSIM")
+EDITING = ("shown", "others right", "all right", "share of the way")
+SHOWN = 6  # pictures of a method on the page
+
+
+@dataclass
+class Scores:
+    """What was measured. table: a row per method and metric; pictures: of the page, by method; wrong: what failed.
+
+    titles: of the pictures' columns.
+    """
+
+    table: pd.DataFrame
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    titles: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def inversion(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores:
+    """Trained encoders and `INVERTERS` on test pictures: distances and likeness with intervals, and to `OURS`.
+
+    sizes: `count` pictures, of which searches get the first `searched`, and `resamples`.
+    """
+    test = pipe.domain.split("test", sizes["count"])
+    shown = min(SHOWN, len(test), sizes["searched"])
+    scores = Scores(pd.DataFrame(), {"picture": test.uint8(range(shown))})
+    methods = inversions.encoders(pipe, inversions.names(pipe.domain.name, pipe.folder))
+    own = {method.title for name, method in methods.items() if not _of_stx(name)}
+    scores.wrong += [
+        f"{METHODS[name].title}: not trained yet; `stx train encoder {pipe.domain.name} --compared --method {name}`"
+        for name in METHODS
+        if name not in methods and not _of_stx(name)
+    ]
+    if (pipe.folder / COMPARED).is_dir() and (pipe.folder / "style_transformer").is_dir():
+        shipped = inversions.encoders(pipe, {"style_transformer": "style_transformer"})["style_transformer"]
+        methods["shipped"] = replace(shipped, title=f"{OURS}, trained longer")
+    for name, make in INVERTERS.items():
+        made = _tried(scores, name, lambda make=make: make(pipe))
+        if made is not None:
+            methods[name] = made
+            own.add(made.title)
+    measured = {}
+    for method in methods.values():
+        found = _tried(scores, method.title, lambda method=method: _inverted(pipe, test, method, sizes))
+        if found is not None:
+            measured[method.title], drawn = found
+            scores.pictures[method.title] = drawn[:shown]
+    scores.table = _rows(measured, INVERSION, own, OURS, sizes["resamples"], seed)
+    return scores
+
+
+def edits(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores:
+    """First order, matched pairs and `EDITORS` on edits of test pictures: whether they land, and how near the truth.
+
+    sizes: `pictures` for each attribute, added and removed; `tried` others on which strengths are chosen; `sampled`
+    codes that methods are fitted on; `resamples`. Raises `EditError` for a domain without labels or networks.
+    """
+    if not pipe.domain.attributes:
+        raise EditError(f"{pipe.domain.name} has no labels: edits cannot be scored")
+    net, classifier, judge = (pipe.network(name) for name in ("latent_classifier", "classifier", "judge"))
+    codes = _once(lambda: quality.sampled_codes(pipe, classifier, sizes["sampled"], seed=seed))
+    methods = editing.Methods(pipe, net, codes, seed=seed)
+    tried = [name for name in (PLAIN, "matched pairs", *EDITORS) if name in methods]
+    (cases, starts), others = (
+        _cases(pipe, split, sizes[of], seed) for split, of in (("test", "pictures"), ("val", "tried"))
+    )
+    truth = landing.distance_to_truth(pipe, starts, cases.truth())
+    added = np.flatnonzero(cases.target == 1)
+    chosen = added[:: max(len(added) // SHOWN, 1)][:SHOWN]
+    scores = Scores(pd.DataFrame(), {"inversion": images.to_uint8(pipe.reconstruct(starts[chosen]))})
+    scores.titles = [pipe.domain.attributes[k] for k in cases.index[chosen]]
+    measured = {}
+    for name in progress(tried, desc="editors", unit="method"):
+        found = _tried(
+            scores, name, lambda name=name: _landed(pipe, judge, methods[name], cases, starts, truth, others)
+        )
+        if found is not None:
+            measured[name], drawn = found
+            scores.pictures[name] = drawn(chosen)
+    if cases.people is not None:
+        scores.pictures["drawn truth"] = images.to_uint8(cases.truth()[chosen])
+    scores.table = _rows(measured, EDITING, set(EDITORS), PLAIN, sizes["resamples"], seed)
+    return scores
+
+
+def readable(table: pd.DataFrame, order: str, *, lower: bool) -> pd.DataFrame:
+    """A line per method, the best by `order` first: "value [low, high]" of each metric, and how it compares."""
+    lines = {}
+    for row in table.itertuples():
+        name = f"**{row.method}**" if row.own else row.method
+        told = f"{row.value:.3g} [{row.low:.3g}, {row.high:.3g}]"
+        line = lines.setdefault(name, {"pictures": f"{row.pictures:.0f}"})
+        line[row.metric] = "" if np.isnan(row.value) else told
+        if row.metric == order and np.isfinite(row.gap):
+            line[f"{order}, less {row.beside}"] = f"{row.gap:.3g} [{row.gap_low:.3g}, {row.gap_high:.3g}]"
+    values = table[table["metric"] == order].sort_values("value", ascending=lower)
+    names = [f"**{row.method}**" if row.own else row.method for row in values.itertuples()]
+    return pd.DataFrame.from_dict(lines, orient="index").reindex(names).fillna("").reset_index(names="method")
+
+
+def _of_stx(name: str) -> bool:
+    return METHODS[name].network.__module__.startswith("stx.")
+
+
+def _tried(scores: Scores, title: str, work: Callable):
+    """What `work` gives, or None and a line about what went wrong: a method of somebody raises anything."""
+    try:
+        return work()
+    except Exception as error:
+        scores.wrong.append(f"{title}: {type(error).__name__}: {one_line(error)}")
+        return None
+
+
+def _once(work: Callable) -> Callable:
+    found = []
+
+    def told():
+        if not found:
+            found.append(work())
+        return found[0]
+
+    return told
+
+
+def _inverted(
+    pipe: Pipeline, test: Dataset, method: inversions.Inverter, sizes: dict[str, int]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    count = min(len(test), sizes["count"] if method.steps is None else sizes["searched"])
+    found = inversions.run_all(method, pipe, test, count)
+    expected = (count, pipe.generator.num_ws, pipe.generator.w_dim)
+    _check(found.ws, expected)
+    if len(found.pictures) != count or found.pictures.shape[1:3] != test.uint8([0]).shape[1:3]:
+        raise EditError(
+            f"gave pictures {list(found.pictures.shape)} for {count} of {list(test.uint8([0]).shape[1:3])} px"
+        )
+    return quality.measure(pipe, test, found.pictures)[0], found.pictures
+
+
+def _check(codes: object, shape: tuple[int, ...]) -> None:
+    """Raises `EditError` for codes of another shape, or with a number that is none."""
+    for part in codes.values() if isinstance(codes, dict) else [codes]:
+        if not isinstance(part, Tensor):
+            raise EditError(f"gave a {type(part).__name__}, expected a tensor of codes")
+        if not isinstance(codes, dict) and tuple(part.shape) != shape:
+            raise EditError(f"gave codes {list(part.shape)}, expected {list(shape)}")
+        if not torch.isfinite(part).all():
+            raise EditError("gave codes that are not finite")
+
+
+def _cases(pipe: Pipeline, split: str, count: int, seed: int) -> tuple[landing.Cases, Tensor]:
+    """Edits of a split's pictures and the codes of these."""
+    data = pipe.domain.split(split)
+    people = list(itertools.islice(avatars.sample(split), len(data))) if pipe.domain.name == "avatars" else None
+    cases = landing.edit_cases(data.labels, pipe.domain.attributes, people, count, seed=seed)
+    unique, position = np.unique(cases.positions, return_inverse=True)
+    parts = np.array_split(unique, -(-len(unique) // quality.MEASURE_BATCH))
+    return cases, torch.cat([pipe.invert(data.batch(part)) for part in parts])[position]
+
+
+def _landed(
+    pipe: Pipeline,
+    judge: torch.nn.Module,
+    method: editing.Method,
+    cases: landing.Cases,
+    starts: Tensor,
+    truth: np.ndarray | None,
+    others: tuple[landing.Cases, Tensor],
+) -> tuple[pd.DataFrame, Callable[[np.ndarray], np.ndarray]]:
+    """A row per edit at the strength that is best on `others`, and the pictures of some of them."""
+
+    def edited(cases: landing.Cases, starts: Tensor, strength: float) -> Codes:
+        codes = landing.edit_all(method, starts.clone(), cases, strength)
+        _check(codes, tuple(starts.shape))
+        return codes
+
+    def goodness(strength: float) -> tuple[float, float]:
+        table = landing.landed(pipe, {"judge": judge}, others[0], edited(*others, strength), None)
+        return table["all right"].mean(), table["shown"].mean()
+
+    best = max(STRENGTHS, key=goodness)
+    codes = edited(cases, starts, best)
+    table = landing.landed(pipe, {"judge": judge}, cases, codes, truth)
+    table["attribute"] = table["way"] + table["attribute"].map(" {}".format)
+    table = table.assign(strength=best)
+
+    def drawn(chosen: np.ndarray) -> np.ndarray:
+        some = {k: v[chosen] for k, v in codes.items()} if isinstance(codes, dict) else codes[chosen]
+        return images.to_uint8(pipe.reconstruct(some))
+
+    return table, drawn
+
+
+def _rows(
+    measured: dict[str, pd.DataFrame], metrics: tuple[str, ...], own: set[str], beside: str, resamples: int, seed: int
+) -> pd.DataFrame:
+    rows, options = [], {"resamples": resamples, "seed": seed}
+    for method, table in measured.items():
+        for metric in (name for name in metrics if name in table):
+            of = np.nanmedian if metric == "share of the way" else np.nanmean
+            found = resampling.mean(table, metric, of=of, **options)
+            row = {"method": method, "own": method in own, "metric": metric, "pictures": found.pictures}
+            row |= {"value": found.value, "low": found.low, "high": found.high, "beside": beside}
+            if beside in measured and method != beside:
+                gap = resampling.difference(table, measured[beside], metric, **options)
+                row |= {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high, "p": gap.p}
+            if "strength" in table:
+                row["strength"] = table["strength"].iloc[0]
+            rows.append(row)
+    return pd.DataFrame(rows).reindex(
+        columns=[
+            "method",
+            "own",
+            "metric",
+            "pictures",
+            "value",
+            "low",
+            "high",
+            "beside",
+            "gap",
+            "gap_low",
+            "gap_high",
+            "p",
+        ]
+        + (["strength"] if any("strength" in table for table in measured.values()) else [])
+    )
