@@ -55,9 +55,9 @@ sweep: $(VENV)/installed
 explore: $(VENV)/installed
 	$(BIN)/python -m stx.explorer.server notebooks/09_explorer.ipynb --template=lab --places=$(PLACES)
 
-# offline; notebooks as `make reproduce` executed them, where it did
+# offline; notebooks as `make evidence` or `make reproduce` executed them, where they did
 site: $(VENV)/installed build/graphs.done
-	$(BIN)/python docs/pages.py sources build/pages
+	$(BIN)/python docs/pages.py sources build/pages runs/evidence runs/avatars
 	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees build/pages build/site
 	$(BIN)/python docs/web.py page build/graphs $(VENV)/onnxruntime-web build/site/explorer
 	$(BIN)/python docs/pages.py check build/site

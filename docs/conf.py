@@ -40,15 +40,21 @@ def plain(app, what, name, obj, options, lines: list[str]) -> None:
             lines[i] = "``".join(parts)
 
 
+def mathml(formula: str, **options) -> str:
+    """A formula as MathML: brackets grow by themselves there, so that `\\Big` says nothing."""
+    formula = re.sub(r"\\[bB]igg?[lrm]?(?![a-zA-Z])\s*", "", formula).replace(r"\dots", r"\ldots")
+    return tex2mathml(formula, **options)
+
+
 def inline(self, node: nodes.math) -> None:
     """A formula in a line."""
-    self.body.append(tex2mathml(node.astext()))
+    self.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def block(self, node: nodes.math_block) -> None:
     """A formula of its own."""
-    self.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
+    self.body.append(f'<div class="formula">{mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
 

@@ -1,6 +1,6 @@
 """The sources of the site, put together: notebooks (as `make reproduce` executed them, where it did), pages, figures.
 
-    python docs/pages.py sources OUT [EXECUTED]
+    python docs/pages.py sources OUT [EXECUTED ...]
     python docs/pages.py check SITE
 
 A link to a file that is a page becomes one to the page, one to other code a page with that code; a link to nothing is
@@ -50,11 +50,11 @@ class Site:
             target = target.relative_to(ROOT)
             if target in self.pages:
                 return f"]({link}{anchor})"
-            if (ROOT / target).is_file():
-                self.code.add(target)
-                depth = "../" * (len(file.parts) - 1)
-                return f"]({depth}code/{target}.md)"
-            return "](" + "../" * (len(file.parts) - 1) + "docs/index.md)"
+            top = "../" * (len(file.parts) - 1)
+            if not (ROOT / target).is_file() or target == Path("README.md"):
+                return f"]({top}index.md)"
+            self.code.add(target)
+            return f"]({top}code/{target}.md)"
 
         return LINK.sub(on_site, text)
 
@@ -71,14 +71,14 @@ class Site:
             Path(f"{shown}.md").write_text(text)
 
 
-def assemble(out: Path, executed: Path = ROOT / "runs" / "avatars") -> None:
-    """Writes the sources. executed: a folder of executed notebooks, whose copies are taken."""
+def assemble(out: Path, *executed: Path) -> None:
+    """Writes the sources. executed: folders of executed notebooks, of which the first copy is taken."""
     site = Site(out)
     books = sorted((ROOT / "notebooks").glob("*.ipynb"))
     pages = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
     pages += [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "figures").glob("*.md"))]
     pictures = [p for kind in ("png", "gif", "csv") for p in sorted((ROOT / "figures").glob(f"*.{kind}"))]
-    site.pages = {path.relative_to(ROOT) for path in [*books, *pages, *pictures]}
+    site.pages = {path.relative_to(ROOT) for path in [*books, *pages, *pictures]} | {Path("figures/index.md")}
     shutil.copytree(ROOT / "figures", out / "figures")
     write_index(out / "figures")
     for page in pages:
@@ -89,8 +89,8 @@ def assemble(out: Path, executed: Path = ROOT / "runs" / "avatars") -> None:
     index = out / "figures" / "index.md"
     index.write_text(re.sub(r"\[PDF\]\([^)]+\)\n\n", "", index.read_text()))
     for book in books:
-        found = executed / book.name
-        content = json.loads((found if found.is_file() else book).read_text())
+        found = next((folder / book.name for folder in executed if (folder / book.name).is_file()), book)
+        content = json.loads(found.read_text())
         for cell in content["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = site.linked("".join(cell["source"]), book.relative_to(ROOT))
@@ -131,7 +131,7 @@ def check(site: Path) -> None:
     for path, page in pages.items():
         wrong += [f"{path.name}: loads {url}" for url in page.loads if re.match(r"(https?:)?//", url)]
         for url in [*page.links, *page.loads]:
-            link, _, anchor = unquote(url).partition("#")
+            link, _, anchor = unquote(re.sub(r"\?[^#]*", "", url)).partition("#")
             if re.match(r"[a-z]+:|//", url):
                 continue
             target = (path.parent / link).resolve() if link else path

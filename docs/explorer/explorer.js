@@ -1,5 +1,5 @@
 // The explorer without Python: encoder, edit, generator and latent classifier of a domain, run by onnxruntime-web.
-// explorer.json tells what there is (docs/site.py writes it); `stx export --to onnx` makes the graphs.
+// explorer.json tells what there is (docs/web.py writes it); `stx export --to onnx` makes the graphs.
 const at = (id) => document.getElementById(id);
 const here = new URL(".", import.meta.url);
 const page = { ready: false, steps: 0, backend: "", error: NaN, milliseconds: NaN, image: null, strengths: null };

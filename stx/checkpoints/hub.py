@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
 
 import torch
 from torch import nn
@@ -47,7 +46,7 @@ class Pretrained:
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "auto", **options
-    ) -> Self:
+    ) -> "Pretrained":
         """The pipeline of a folder of `save_pretrained`, or of a repository "owner/name" that holds such a folder.
 
         options: of huggingface_hub (revision, token, cache_dir, local_files_only, force_download); nothing in the
