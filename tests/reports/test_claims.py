@@ -73,5 +73,6 @@ def test_a_measured_gap_becomes_a_line():
 
 def test_the_claims_of_a_former_version_are_made_anew(tmp_path):
     former = "claim,paper,unit,difference,low,high,notebook,verdict\nold,figure 9,sigmas,0.1,0.0,0.2,04,holds\n"
+    verdicts(tmp_path, line("another", 0.001))
     (tmp_path / "claims.csv").write_text(former)
     assert verdicts(tmp_path, line("x", 0.001)) == {"x": "holds"}
