@@ -216,10 +216,17 @@ class Explorer:
         """Name and alignment of the pictures that were uploaded, the last one at the end."""
         return list(self._uploads)
 
-    def strange(self) -> tuple[float, float] | None:
-        """Strangeness of the present source and the limit it is above; None where it is like the domain's pictures."""
-        score, limit = self._strangeness(self._tensor(self.state))[0], self._strange_limit()
-        return (float(score), limit) if score > limit else None
+    def strange(self) -> str | None:
+        """What tells the present source from the domain's pictures, in words; None where nothing does.
+
+        By the domain's manifold (`Pipeline.strangeness`), or where it has none by the LPIPS of usual pictures.
+        """
+        image = self._tensor(self.state)
+        if self.pipe.manifold is not None:
+            return next(iter(self.pipe.strangeness(image).warnings(["This picture"])), None)
+        score, limit = float(editing.strangeness(self.pipe, image)[0]), self._strange_limit()
+        told = f"LPIPS to its inversion is {score:.2f}, where the domain's own stay below {limit:.2f}"
+        return f"This picture: not a picture of this kind ({told})" if score > limit else None
 
     def _strange_limit(self) -> float:
         if self._limit is None:
@@ -228,12 +235,8 @@ class Explorer:
                 usual = self.pipe.reconstruct(self.pipe.sample(count, seed=self.seed))
             else:
                 usual = self.test.batch(range(min(count, len(self.test))))
-            self._limit = STRANGE * float(self._strangeness(usual).max())
+            self._limit = STRANGE * float(editing.strangeness(self.pipe, usual).max())
         return self._limit
-
-    def _strangeness(self, image: Tensor) -> np.ndarray:
-        """The one place that asks how unlike the domain pictures are."""
-        return editing.strangeness(self.pipe, image)
 
     # -------------------------------------------------------------------------------------------------- long work
 

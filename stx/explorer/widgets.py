@@ -222,11 +222,7 @@ class ExplorerApp:
         def look() -> None:
             found = self.explorer.strange()
             if found and key == (self.explorer.state.name, self.explorer.state.aligned):
-                domain = Path(self.explorer.state.domain).name
-                self._warnings[key] = (
-                    f"This picture is unlike those of {domain}: LPIPS to its inversion is {found[0]:.2f}, where the "
-                    f"domain's own stay below {found[1]:.2f}. What is shown will not look like it."
-                )
+                self._warnings[key] = f"{found}. What is shown will not look like it."
                 self._put(warning=self._warnings[key])
 
         self._in_thread("looking at the upload", look)

@@ -17,6 +17,7 @@ from stx.reports.figures import read_table, save_table
 from stx.resampling import Interval
 
 LEVEL = 0.05
+FORMER = "claim,paper,unit,difference,low,high,notebook,verdict"
 NOTE = (
     "A difference is positive where it speaks for the claim; in brackets its 95 % interval. A claim holds when every "
     "comparison below it does and does not when one is the other way round, at 0.05 after Holm's correction over all "
@@ -62,12 +63,18 @@ def save(found: list[Evidence], folder: str | Path, record: dict) -> pd.DataFram
     path.parent.mkdir(parents=True, exist_ok=True)
     new = pd.DataFrame([asdict(one) for one in found])
     with FileLock(path.with_name(".claims.lock")):  # notebooks run side by side
-        kept = read(path) if path.is_file() else new[:0]
+        kept = read(path) if path.is_file() and not _is_former(path) else new[:0]
         kept = kept[(kept["comparison"] != "") & ~kept["notebook"].isin(new["notebook"])].reindex(columns=new.columns)
         lines = pd.concat([part for part in (kept, new) if len(part)]).sort_values(["notebook", "claim"], kind="stable")
         table = _with_verdicts(lines)
         save_table(table, "claims", folder, record, note=NOTE, shown=_readable(table))
     return table
+
+
+def _is_former(path: Path) -> bool:
+    """Whether stx 0.2 wrote this table: a row a claim, without what bears on it. Its notebooks make it anew."""
+    with path.open(errors="replace") as file:
+        return file.readline().strip() == FORMER
 
 
 def read(path: str | Path) -> pd.DataFrame:

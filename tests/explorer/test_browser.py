@@ -372,7 +372,7 @@ def test_uploads_are_a_source_with_a_way_back(tab, tmp_path):
     assert edit_of(tab) == first
     upload(tab, tmp_path / "mine.png", noise_picture() + bytes(2_500_000))  # in three parts
     wait_for(tab, "source: mine.png")
-    tab.wait_for_selector(".warning:has-text('unlike those of avatars')", timeout=WAIT)
+    tab.wait_for_selector(".warning:has-text('not a picture of this kind')", timeout=WAIT)
     assert tab.get_by_role("radio", name="My picture").is_checked()
     tab.get_by_role("button", name="Align the face").click()
     wait_until_said(tab, "mine.png: no face found")

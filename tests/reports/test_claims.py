@@ -69,3 +69,10 @@ def test_a_measured_gap_becomes_a_line():
     found = claims.evidence("nearer", "section 4.2", "L2", "L2", resampling.mean(gaps, "gap", resamples=999), "04")
     assert found.difference == pytest.approx(gaps["gap"].mean())
     assert (found.p, found.pictures) == (pytest.approx(0.002), 400)
+
+
+def test_the_claims_of_a_former_version_are_made_anew(tmp_path):
+    former = "claim,paper,unit,difference,low,high,notebook,verdict\nold,figure 9,sigmas,0.1,0.0,0.2,04,holds\n"
+    verdicts(tmp_path, line("another", 0.001))
+    (tmp_path / "claims.csv").write_text(former)
+    assert verdicts(tmp_path, line("x", 0.001)) == {"x": "holds"}
