@@ -10,6 +10,7 @@
 # make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
 # make site         the pages in build/site/: executed notebooks, how-tos, API, claims, gallery, the explorer without Python
 # make gpu          on a machine with a CUDA card, in minutes: the tests that need one, figures/bench_cuda.*, a notebook
+# make wheels       the package and its avatars' networks as two wheels in build/wheels/
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
 # make fuzz         spoilt files, kills at random moments, full disks, ... for MINUTES=5 from SEED=0: runs/fuzz
 # make test-all     the same and what only a release needs: notebooks on another device, methods of one's own, ...
@@ -27,7 +28,7 @@ BIN = $(VENV)/bin
 unexport DOMAIN
 export STX_DOMAIN := $(value DOMAIN)
 
-.PHONY: reproduce evidence train seeds sweep explore site recording gpu test fuzz test-all lint clean
+.PHONY: reproduce evidence train seeds sweep explore site wheels recording gpu test fuzz test-all lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --quiet all --config domain="$$STX_DOMAIN"
@@ -65,6 +66,11 @@ site: $(VENV)/installed build/graphs.done
 build/graphs.done: $(VENV)/installed stx/checkpoints/onnx.py $(wildcard data/avatars/*/model.safetensors)
 	$(BIN)/stx export data/avatars --to onnx --out build/graphs
 	touch $@
+
+wheels: $(VENV)/installed
+	rm -rf build/lib build/wheels data/build
+	$(BIN)/pip wheel -q --no-deps -w build/wheels . ./data
+	rm -rf build/lib data/build data/*.egg-info
 
 recording: $(VENV)/installed
 	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/explorer/test_browser.py -k recording
