@@ -444,7 +444,6 @@ def test_a_reload_and_a_dead_kernel_lose_nothing(opened, tab, tmp_path):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.xfail(reason="open: after run-all in JupyterLab, arrow keys do not move the slider; cause not found")
 def test_jupyterlab(browser, tmp_path):
     port, token = free_port(), "stx"
     flags = [
