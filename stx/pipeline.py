@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stx import label_editing
 from stx.baselines import stylespace
 from stx.baselines.directions import COMPONENTS, FITTED, Directions, TokenMaps
-from stx.checkpoints import weights
+from stx.checkpoints import hub, weights
 from stx.detail import registry as detail
 from stx.detail.kept import Detail, Inversion, joined, load_inversion
 from stx.detail.manifold import Manifold, Strangeness
@@ -66,7 +66,7 @@ class Editable:
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(hub.Pretrained):
     """Generator, encoder and other networks of a domain, frozen, on one device. Made by `stx.load`."""
 
     domain: datasets.Domain
@@ -74,6 +74,7 @@ class Pipeline:
     encoder: Encoder
     device: str = "cpu"
     folder: Path = field(default_factory=data_dir)
+    encoder_name: str = "style_transformer"  # its folder in there
     _fitted: dict[str, Directions] = field(default_factory=dict, repr=False, compare=False)
 
     @plain_torch()
@@ -390,7 +391,7 @@ def load(
     net = weights.load(folder / encoder, device)
     found = datasets.load(domain, resolution=getattr(draws, "size", None), same_folder=not explicit)
     check_fit(draws, net, found)
-    return Pipeline(found, draws, net, device, folder)
+    return Pipeline(found, draws, net, device, folder, encoder)
 
 
 def _unit(net: Directions | TokenMaps) -> str:

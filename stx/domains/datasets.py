@@ -81,7 +81,7 @@ def load(name: str | Path, *, resolution: int | None = None, seed: int = 0, same
             return Domain(short, side, size, tuple(avatars.ATTRIBUTES), AvatarCache(seed).split)
         home = data_dir() / short / "pictures"
         if not home.is_dir():
-            return Domain(short, side, size, (), _without_pictures(home))
+            return Domain(short, side, size, (), without_pictures(home))
         folder = Folder(home, side, size)
         return Domain(short, side, size, folder.attributes, folder.split)
     side = resolution or _trained_size(short) or 64
@@ -138,7 +138,9 @@ def _trained_size(name: str) -> int | None:
         return None
 
 
-def _without_pictures(home: Path) -> Callable[..., Dataset]:
+def without_pictures(home: Path) -> Callable[..., Dataset]:
+    """The splits of a domain whose pictures are not here: asking for one tells where they belong."""
+
     def split(name: str, count: int | None = None, *, square: bool = False) -> Dataset:
         raise DomainError(f"no pictures of this domain: put them into {home}/train, val and test")
 

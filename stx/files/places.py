@@ -3,23 +3,34 @@
 import os
 import re
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from stx.files.errors import DomainError
 
+WEIGHTS_PACKAGE = "stx_weights"
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 
 
 def data_dir() -> Path:
-    """Where weights lie: $STX_DATA, else `data/` of the repository. Raises `DomainError` where there is neither."""
+    """Where weights lie: $STX_DATA, else `data/` of the repository, else the installed package of the avatars' weights.
+
+    Raises `DomainError` where there is none of them.
+    """
     if given := os.environ.get("STX_DATA"):
         return Path(given)
-    if not (ROOT / "pyproject.toml").is_file():
-        remedy = "set STX_DATA to the data/ of a clone, or install a clone with `pip install -e .`"
-        raise DomainError(f"{ROOT / 'stx'} was installed without the repository's weights: {remedy}")
-    return ROOT / "data"
+    if (ROOT / "pyproject.toml").is_file():
+        return ROOT / "data"
+    package = find_spec(WEIGHTS_PACKAGE)
+    if package is None:
+        remedy = (
+            "install style-transformer-stx-weights (`make wheels` builds it), set STX_DATA to the data/ of a clone, "
+            "or install a clone with `pip install -e .`"
+        )
+        raise DomainError(f"{ROOT / 'stx'} was installed without weights: {remedy}")
+    return Path(next(iter(package.submodule_search_locations)))
 
 
 def cache_dir() -> Path:
