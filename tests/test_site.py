@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.explorer.test_browser import CHROMIUM, page
+from tests.explorer.test_browser import CHROMIUM, browser, page  # noqa: F401
 from tests.explorer.test_static_page import WAIT, served
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ def test_check_finds_what_is_wrong(tmp_path):
 
 
 @pytest.mark.release
-def test_the_site_is_built_without_warnings_and_opens(tmp_path):
+def test_the_site_is_built_without_warnings_and_opens(tmp_path, request):
     pages.assemble(tmp_path / "pages")
     given = ["-q", "-W", "--keep-going", tmp_path / "pages", tmp_path / "site"]
     done = subprocess.run([sys.executable, "-m", "sphinx", *given], capture_output=True, text=True, timeout=600)
@@ -62,8 +62,8 @@ def test_the_site_is_built_without_warnings_and_opens(tmp_path):
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     asked, wrong = [], []
-    with served(tmp_path / "site") as address, page() as tab:
-        tab.on("request", lambda request: asked.append(request.url))
+    with served(tmp_path / "site") as address, page(request.getfixturevalue("browser")) as tab:
+        tab.on("request", lambda sent: asked.append(sent.url))
         tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: wrong.append(str(error)))
         tab.goto(f"{address}/index.html", timeout=WAIT)

@@ -21,7 +21,7 @@ from PIL import Image
 import stx
 from stx.checkpoints import onnx
 from stx.domains import images
-from tests.explorer.test_browser import CHROMIUM, noise_picture, page
+from tests.explorer.test_browser import CHROMIUM, browser, noise_picture, page  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = Path(sys.prefix) / "onnxruntime-web"
@@ -67,10 +67,10 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def tab(site):
+def tab(site, browser):  # noqa: F811
     """The page, loaded; then with the network off."""
     asked = []
-    with served(site) as address, page() as tab:
+    with served(site) as address, page(browser) as tab:
         tab.set_viewport_size({"width": 1280, "height": 800})
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(f"{address}/?backend=wasm", timeout=WAIT)
@@ -184,8 +184,8 @@ def test_a_phone_shows_the_picture_beside_the_sliders(tab):
         tab.set_viewport_size({"width": 1280, "height": 800})
 
 
-def test_a_missing_file_is_said(site):
-    with served(site) as address, page() as tab:
+def test_a_missing_file_is_said(site, browser):  # noqa: F811
+    with served(site) as address, page(browser) as tab:
         tab.route("**/generator.onnx.gz", lambda route: route.fulfill(status=404, body="gone"))
         tab.goto(f"{address}/?backend=wasm", timeout=WAIT)
         tab.wait_for_selector("#status:has-text('could not start: generator.onnx.gz: 404')", timeout=WAIT)
