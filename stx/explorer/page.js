@@ -295,8 +295,10 @@ function render({ model, el }) {
   const tools = h("div", { className: "tools" }, undo, redo, reset, example, ...(setup.page ? [theme] : []));
   const right = h("section", { className: "controls", "aria-label": "Controls" }, tools, strip, warning, scroller);
   const foot = h("div", { className: "foot" }, said, busy, timing);
-  const root = h("div", { className: "stx-explorer", "data-lm-suppress-shortcuts": "true", role: "region",
-    "aria-label": "Latent explorer" }, lost, left, right, foot, file);
+  const root = h("div", { className: "stx-explorer", role: "region", "aria-label": "Latent explorer" },
+    lost, left, right, foot, file);
+  // JupyterLab has keys of its own for whatever has the focus, arrows among them, unless that very element says no
+  root.addEventListener("focusin", (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
   root.classList.toggle("page", setup.page);
   el.append(root);
   if (setup.page) document.documentElement.classList.add("stx-page");

@@ -152,8 +152,10 @@ def _reference_edits(figures: Path) -> str:
 
 
 def _refuted(figures: Path) -> str:
+    """The claims that do not hold, each with the first comparison whose interval is against it."""
     table = _read(figures, "claims")
-    found = table[table["verdict"] == "does not hold"]
+    refuted = table["claim"][table["verdict"] == "does not hold"]
+    found = table[table["claim"].isin(refuted) & (table["high"] < 0)].drop_duplicates("claim")
     rows = [[x.claim, f"{x.difference:.2g} ({x.low:.2g} to {x.high:.2g})", x.unit] for x in found.itertuples()]
     return _markdown(["what does not hold here", "difference (95 % interval)", "of"], rows)
 

@@ -460,7 +460,7 @@ def test_jupyterlab(browser, tmp_path):
         tab.goto(f"http://127.0.0.1:{port}/doc/tree/{BOOK}?token={token}", timeout=WAIT)
         tab.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context?.isReady", timeout=WAIT)
         tab.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.ready }")
-        tab.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+        tab.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
         first = edit_of(tab)
         before, seen = pixels_of(tab), on_screen(tab)
         drag_by_keyboard(tab, "Eyeglasses", 4)
