@@ -42,6 +42,7 @@ async function open(backend) {
   let loaded = 0;
   at("size").textContent = `${(total / 1e6).toFixed(0)} MB are loaded once; then it needs no network.`;
   const count = (bytes) => {
+    if (page.failed) return; // another file is missing, which stays said
     loaded += bytes;
     at("bar").value = Math.min(1, loaded / total);
     at("status").textContent = `Loading ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`;
