@@ -26,7 +26,7 @@ WEIGHTS = {"l2": 1.0, "lpips": 0.8, "id": 0.1}
 class InversionLoss(nn.Module):
     """The weighted sum and its parts. lpips: AlexNet LPIPS; identity: pictures to unit vectors, or None without."""
 
-    def __init__(self, perceptual: nn.Module, identity: nn.Module | None, weights: dict[str, float] | None = None):
+    def __init__(self, perceptual: Callable, identity: Callable | None, weights: dict[str, float] | None = None):
         super().__init__()
         self.perceptual, self.identity = perceptual, identity
         self.weights = WEIGHTS | (weights or {})

@@ -68,11 +68,11 @@ def _towards(target: Sequence[float], ws: Float[Tensor, "b num_ws w_dim"]) -> Fl
     return torch.tensor([1.0 if y > 0.5 else -1.0 for y in target], device=ws.device, dtype=ws.dtype)[:, None, None]
 
 
-def _logit_gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int]) -> Tensor:
+def _logit_gradient(classifier: Callable, ws: Tensor, index: Sequence[int]) -> Tensor:
     return _gradient(classifier, ws, index, torch.sum)
 
 
-def _gradient(classifier: nn.Module, ws: Tensor, index: Sequence[int], of: Callable[[Tensor], Tensor]) -> Tensor:
+def _gradient(classifier: Callable, ws: Tensor, index: Sequence[int], of: Callable[[Tensor], Tensor]) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():  # also where the caller infers
         ws = (ws.clone() if ws.is_inference() else ws.detach()).requires_grad_()
         logits, _ = classifier(ws)
@@ -87,7 +87,7 @@ def _bce(logits: Tensor, target: Sequence[float]) -> Tensor:
 
 
 def first_order(
-    classifier: nn.Module,
+    classifier: Callable,
     ws: Float[Tensor, "b num_ws w_dim"],
     index: Sequence[int],
     target: Sequence[float],

@@ -110,7 +110,8 @@ def test_align_command(tmp_path, capsys):
 def test_invert_aligns_photographs(tmp_path, capsys):
     given = [str(PORTRAITS["astronaut"]), "--align", "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert cli.main(["invert", *given]) == 0
-    assert images.read_image(tmp_path / "out" / "astronaut.png").shape == (64, 128, 3)
+    assert images.read_image(tmp_path / "out" / "astronaut.png").shape == (64, 64, 3)
+    assert images.read_image(tmp_path / "out" / "astronaut_pair.png").shape == (64, 128, 3)
     images.save_image(np.full((200, 300, 3), 127, np.uint8), tmp_path / "grey.png")
     assert cli.main(["invert", str(tmp_path / "grey.png"), *given[1:]]) == 2
     assert "no face found" in capsys.readouterr().err

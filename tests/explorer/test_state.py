@@ -390,7 +390,7 @@ def test_an_upload_comes_in_parts_and_is_looked_at(app):
     app.ask("source", source="test")
     assert app.widget.shown["warning"] == ""
     app.ask("source", source="upload")
-    assert "unlike" in app.widget.shown["warning"]
+    assert "not a picture of this kind" in app.widget.shown["warning"]
     app.ask("part", name="other.png", start=1000, part=content)
     assert "a part of the picture was lost" in app.widget.shown["said"]
 
