@@ -86,7 +86,7 @@ def categories(labels: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3
     return (255 * palette[labels % len(palette)]).astype(np.uint8)
 
 
-def name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+def name_points(ax: Axes, points: Mapping[str, Sequence[float] | np.ndarray]) -> None:
     """Writes names to the right of points (in units of the axes), moved apart where they would lie on each other.
 
     In the lower half of the axes they move up, in the upper half down; one that had to move far is joined to its point
