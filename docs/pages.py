@@ -76,7 +76,8 @@ def assemble(out: Path, *executed: Path) -> None:
     site = Site(out)
     books = sorted((ROOT / "notebooks").glob("*.ipynb"))
     pages = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
-    pages += [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "figures").glob("*.md"))]
+    tables = [table for table in sorted((ROOT / "figures").glob("*.md")) if table.name != "index.md"]  # made below
+    pages += [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *tables]
     pictures = [p for kind in ("png", "gif", "csv") for p in sorted((ROOT / "figures").glob(f"*.{kind}"))]
     site.pages = {path.relative_to(ROOT) for path in [*books, *pages, *pictures]} | {Path("figures/index.md")}
     shutil.copytree(ROOT / "figures", out / "figures")

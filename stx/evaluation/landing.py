@@ -51,7 +51,7 @@ class Cases:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def subset(self, chosen: Sequence[int]) -> "Cases":
+    def subset(self, chosen: Sequence[int] | np.ndarray) -> "Cases":
         """Some of the cases, in this order."""
         people = None if self.people is None else [self.people[i] for i in chosen]
         references = None if self.references is None else self.references[chosen]

@@ -129,8 +129,10 @@ def best_rate(logs: Mapping[str, pd.DataFrame]) -> str:
 def last_tenth(log: pd.DataFrame) -> float:
     """By which share the loss fell in the last tenth of a training: its mean there, beside that of the tenth before.
 
-    A training is long enough where that is under 0.02.
+    A training is long enough where that is under 0.02. NaN for one that is too short to have been logged.
     """
+    if "loss" not in log:
+        return float("nan")
     loss = log.dropna(subset=["loss"]).set_index("step")["loss"]
     end = loss.index.max()
     before, last = loss[(loss.index > 0.8 * end) & (loss.index <= 0.9 * end)], loss[loss.index > 0.9 * end]

@@ -268,7 +268,7 @@ def show_grid(
     row_names: Sequence[str] = (),
     titles: Sequence[str] = (),
     size: float = 0.8,
-    marked: Sequence[Sequence[bool]] | np.ndarray = (),
+    marked: Sequence[Sequence[bool] | np.ndarray] | np.ndarray = (),
 ) -> Figure:
     """Pictures in a grid: each row uint8 `[columns, h, w, 3]` or float `[columns, h, w]` in [0, 1] (drawn as a map).
 
