@@ -418,7 +418,8 @@ def test_how_long_a_key_takes(tab):
     print(told)
     assert (kernel < shown).all()
     assert np.median(shown) < 1000  # a tenth of that on a machine with nothing else to do
-    assert f"{shown[-1]:.0f} ms to the picture" in tab.locator(".timing").inner_text()
+    told = re.fullmatch(r"(\d+) ms to the picture.*", tab.locator(".timing").inner_text())
+    assert abs(int(told[1]) - shown[-1]) <= 0.6  # the page rounds what it measured, its data a tenth of that
 
 
 def test_a_reload_and_a_dead_kernel_lose_nothing(opened, tab, tmp_path):
