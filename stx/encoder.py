@@ -56,11 +56,7 @@ class Encoder(Configured, nn.Module):
         return self.offsets(image) + self.latent_avg
 
     def refine(
-        self,
-        image: Float[Tensor, "b 3 h w"],
-        draw: Callable[[Tensor], Tensor],
-        *,
-        steps: int = REFINEMENT_STEPS,
+        self, image: Float[Tensor, "b 3 h w"], draw: Callable[[Tensor], Tensor], *, steps: int = REFINEMENT_STEPS
     ) -> list[Float[Tensor, "b num_ws w_dim"]]:
         """The codes after each step. draw: codes to pictures of the size of `image`, as the domain views them."""
         ws = self.latent_avg.expand(len(image), -1, -1)

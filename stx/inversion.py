@@ -4,7 +4,6 @@ The paper's weights are 1.0, 0.8 and 0.1, its optimiser Ranger at 1e-4 with batc
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -37,10 +36,7 @@ class InversionLoss(nn.Module):
 
     def parts(self, target: Float[Tensor, "b 3 h w"], image: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b"]]:
         """Each unweighted term of equation 6 per picture; pictures in [-1, 1]."""
-        parts = {
-            "l2": (image - target).square().mean((1, 2, 3)),
-            "lpips": self.perceptual(image, target).flatten(),
-        }
+        parts = {"l2": (image - target).square().mean((1, 2, 3)), "lpips": self.perceptual(image, target).flatten()}
         if self.identity is not None:
             parts["id"] = 1 - F.cosine_similarity(self.identity(image), self.identity(target))
         return parts
@@ -51,25 +47,35 @@ class InversionLoss(nn.Module):
         total = sum(self.weights[name] * value for name, value in means.items())
         return total, {name: value.item() for name, value in means.items()}
 
+    @torch.no_grad()
+    def validate(
+        self, data: Dataset, pair: Callable[[Tensor], tuple[Tensor, Tensor]], *, device: str, batch: int = 64
+    ) -> dict[str, float]:
+        """Means over held-out pictures, names starting with `val_`. pair: a batch to its targets and what is drawn."""
+        sums: dict[str, float] = {}
+        for part in runtime.batches(len(data), batch):
+            for name, value in self.parts(*pair(data.batch(part).to(device))).items():
+                sums[name] = sums.get(name, 0.0) + value.sum().item()
+        means = {name: total / len(data) for name, total in sums.items()}
+        means["loss"] = sum(self.weights[name] * value for name, value in means.items())
+        return {f"val_{name}": value for name, value in means.items()}
 
-@runtime_checkable
-class Extra(Protocol):
-    """Something beside the inversion losses."""
+
+class Extra(Resumable):
+    """Something beside the inversion losses; here one that neither changes with time nor learns."""
+
+    kept = ()
 
     def begin(self, step: int) -> None:
         """Called before update `step`."""
 
     def loss(self, ws: Tensor, drawn: Tensor) -> Tensor:
         """A weighted term of the encoder's loss."""
+        raise NotImplementedError
 
     def update(self, image: Tensor, ws: Tensor, drawn: Tensor, step: int) -> dict[str, float]:
         """What the extra itself learns from, after the encoder's update; returns what to log."""
-
-    def state_dict(self) -> dict:
-        """For resuming."""
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes back what `state_dict` gave."""
+        return {}
 
 
 class InversionTask(Resumable):
@@ -170,19 +176,14 @@ class InversionTask(Resumable):
             return image
         return torch.where(torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5, image.flip(3), image)
 
-    @torch.no_grad()
-    def validate(self, data: Dataset, batch: int = 64) -> dict[str, float]:
+    def validate(self, data: Dataset) -> dict[str, float]:
         """Mean losses on held-out pictures, names starting with `val_`."""
         self.encoder.eval()
-        sums: dict[str, float] = {}
-        for part in runtime.batches(len(data), batch):
-            image = data.batch(part).to(self.device)
-            parts = self.loss.parts(image, self.draw(self.encoder.invert(image, self.generator, self.view)))
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value.sum().item()
-        means = {name: total / len(data) for name, total in sums.items()}
-        means["loss"] = sum(self.loss.weights[name] * value for name, value in means.items())
-        return {f"val_{name}": value for name, value in means.items()}
+
+        def pair(image: Tensor) -> tuple[Tensor, Tensor]:
+            return image, self.draw(self.encoder.invert(image, self.generator, self.view))
+
+        return self.loss.validate(data, pair, device=self.device)
 
     def state_dict(self) -> dict:
         """Encoder, optimiser, schedule and the state of the extras."""

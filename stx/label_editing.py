@@ -188,12 +188,7 @@ def constrained_order(
 
 
 def released_second_order(
-    classifier: nn.Module,
-    ws: Float[Tensor, "b num_ws w_dim"],
-    index: int,
-    *,
-    xi: float = 1e-4,
-    seed: int = 0,
+    classifier: nn.Module, ws: Float[Tensor, "b num_ws w_dim"], index: int, *, xi: float = 1e-4, seed: int = 0
 ) -> Float[Tensor, "b num_ws w_dim"]:
     """What the released script takes for the second order (coach_label_edit.py, 79-105), as a direction to add.
 

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from stx import runtime
 from stx.baselines.psp import PSP
 from stx.generator.gan import r1_penalty
+from stx.inversion import Extra
 from stx.stylegan2.networks import Generator
-from stx.training.loop import Resumable
 
 GROWTH = (0.1, 0.27)  # shares of the run between which tokens grow in: steps 20,000 to 54,000 of 200,000 in e4e
 R1, R1_EVERY = 10.0, 16  # of both discriminators, as in e4e's and IDInvert's public code
 
 
-class Offsets(Resumable):
-    """e4e's delta regulariser (equation 6) and progressive training: offsets of later tokens come in one by one."""
+class Offsets(Extra):
+    """e4e's delta regulariser (equation 6) and progressive training: offsets of later tokens come in one by one.
 
-    kept = ()  # the stage follows from the step
+    The stage follows from the step.
+    """
 
     def __init__(self, encoder: PSP, *, steps: int, weight: float = 2e-4):
         self.encoder, self.steps, self.weight = encoder, steps, weight
@@ -40,10 +41,6 @@ class Offsets(Resumable):
         """The lengths of all offsets from the first token, summed."""
         return self.weight * (ws[:, 1:] - ws[:, :1]).norm(dim=2).sum(1).mean()
 
-    def update(self, image: Tensor, ws: Tensor, drawn: Tensor, step: int) -> dict[str, float]:
-        """Nothing to learn."""
-        return {}
-
 
 class LatentDiscriminator(nn.Module):
     """Does a token come from W: four linear layers (names as in e4e's checkpoints)."""
@@ -57,7 +54,7 @@ class LatentDiscriminator(nn.Module):
         return self.mlp(w)
 
 
-class Adversary(Resumable):
+class Adversary(Extra):
     """A discriminator beside the encoder: non-saturating loss, R1 every 16 updates.
 
     real: (picture batch) -> real things; fake: (ws, drawn) -> the encoder's; both as the discriminator takes them.
@@ -77,9 +74,6 @@ class Adversary(Resumable):
     ):
         self.discriminator, self.real, self.fake, self.weight, self.name = discriminator, real, fake, weight, name
         self.optimizer = torch.optim.Adam(discriminator.parameters(), lr=lr, betas=(0.9, 0.999))
-
-    def begin(self, step: int) -> None:
-        """Nothing changes with time."""
 
     def loss(self, ws: Tensor, drawn: Tensor) -> Float[Tensor, ""]:
         """How little the encoder's things look real."""

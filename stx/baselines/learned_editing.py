@@ -4,7 +4,7 @@ Estimators as in `stx.baselines.directions`: `fit` on codes, `edit(ws, strength)
 CPU. `watch` is called with the share that is done; what it raises ends the training.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -22,11 +22,30 @@ from stx.training.loop import batch_positions
 Watch = Callable[[float], None]
 
 
-def _steps(count: int, name: str, watch: Watch | None) -> Iterator[int]:
-    for step in progress(range(count), desc=name, unit="step"):
+def _descend(
+    parameters: Iterable[Tensor],
+    loss_of: Callable[[int], Tensor],
+    steps: int,
+    *,
+    lr: float,
+    name: str,
+    watch: Watch | None,
+    falling: bool = True,
+) -> list[float]:
+    """The curve of a training by Adam. loss_of: a step's loss; falling: the rate falls to zero as a cosine."""
+    optimizer, losses = torch.optim.Adam(parameters, lr=lr), []
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if falling else None
+    for step in progress(range(steps), desc=name, unit="step"):
         if watch:
-            watch(step / count)
-        yield step
+            watch(step / steps)
+        loss = loss_of(step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if schedule:
+            schedule.step()
+        losses.append(loss.item())
+    return losses
 
 
 class StyleFlow:
@@ -52,10 +71,7 @@ class StyleFlow:
 
     @plainly
     def fit(
-        self,
-        w: Float[Tensor, "n w_dim"],
-        probabilities: Float[Tensor, "n attributes"],
-        watch: Watch | None = None,
+        self, w: Float[Tensor, "n w_dim"], probabilities: Float[Tensor, "n attributes"], watch: Watch | None = None
     ) -> "StyleFlow":
         """Samples of W and the probabilities of their attributes. `losses_` is the curve, in nats per number."""
         torch.manual_seed(self.seed)
@@ -68,17 +84,14 @@ class StyleFlow:
             atol=self.tolerance,
             rtol=self.tolerance,
         ).to(w.device)
-        optimizer = torch.optim.Adam(self.flow_.parameters(), lr=self.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        normed, self.losses_ = (w - self.mean_) / self.std_, []
-        for step in _steps(self.steps, "StyleFlow", watch):
+        normed = (w - self.mean_) / self.std_
+
+        def loss_of(step: int) -> Tensor:
             where = batch_positions(len(w), min(self.batch, len(w)), step, self.seed)
-            loss = -self.flow_(probabilities[where]).log_prob(normed[where]).mean() / w.shape[1]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            self.losses_.append(loss.item())
+            return -self.flow_(probabilities[where]).log_prob(normed[where]).mean() / w.shape[1]
+
+        learning = {"lr": self.lr, "name": "StyleFlow", "watch": watch}
+        self.losses_ = _descend(self.flow_.parameters(), loss_of, self.steps, **learning)
         self.flow_.eval().requires_grad_(False)
         return self
 
@@ -147,10 +160,7 @@ class LatentTransformer:
 
     @plainly
     def fit(
-        self,
-        ws: Float[Tensor, "n num_ws w_dim"],
-        labels: Bool[np.ndarray, "n attributes"],
-        watch: Watch | None = None,
+        self, ws: Float[Tensor, "n num_ws w_dim"], labels: Bool[np.ndarray, "n attributes"], watch: Watch | None = None
     ) -> "LatentTransformer":
         """Codes, and labels from which only the correlation of attributes is taken. `losses_` is the curve."""
         torch.manual_seed(self.seed)
@@ -159,18 +169,14 @@ class LatentTransformer:
         free = torch.from_numpy(1 - np.abs(together)).to(ws)
         self.net_ = TokenMaps(count=count, num_ws=num_ws, w_dim=w_dim).to(ws.device)
         self.net_.mean.copy_(ws.mean(0))
-        optimizer = torch.optim.Adam(self.net_.parameters(), lr=self.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        size, self.losses_ = min(self.batch * count, len(ws) - len(ws) % count), []
-        for step in _steps(self.steps, "latent transformer", watch):
+        size = min(self.batch * count, len(ws) - len(ws) % count)
+
+        def loss_of(step: int) -> Tensor:
             codes = ws[batch_positions(len(ws), size, step, self.seed)]
-            codes = rearrange(codes, "(k b) n d -> k b n d", k=count)
-            loss = self._loss(codes, free)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            self.losses_.append(loss.item())
+            return self._loss(rearrange(codes, "(k b) n d -> k b n d", k=count), free)
+
+        learning = {"lr": self.lr, "name": "latent transformer", "watch": watch}
+        self.losses_ = _descend(self.net_.parameters(), loss_of, self.steps, **learning)
         self.net_.requires_grad_(False)
         return self
 
@@ -227,18 +233,16 @@ class LatentCLR:
         """Samples of W; every step takes `codes` of them. `losses_` is the curve."""
         torch.manual_seed(self.seed)
         free = torch.randn(self.count, w.shape[1], device=w.device, requires_grad=True)
-        optimizer = torch.optim.Adam([free], lr=1e-2)
         group = torch.arange(self.count, device=w.device).repeat_interleave(self.codes)
-        self.losses_ = []
-        for step in _steps(self.steps, "LatentCLR", watch):
+
+        def loss_of(step: int) -> Tensor:
             chosen = w[batch_positions(len(w), min(self.codes, len(w)), step, self.seed)]
             moved = chosen[None] + self.length * F.normalize(free, dim=1)[:, None]
             changes = self._features(moved.flatten(0, 1)) - self._features(chosen).repeat(self.count, 1).detach()
-            loss = contrastive(changes, group, self.temperature)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            self.losses_.append(loss.item())
+            return contrastive(changes, group, self.temperature)
+
+        learning = {"lr": 1e-2, "name": "LatentCLR", "watch": watch, "falling": False}
+        self.losses_ = _descend([free], loss_of, self.steps, **learning)
         self.directions_ = F.normalize(free.detach(), dim=1).cpu().numpy()
         return self
 

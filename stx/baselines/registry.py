@@ -50,48 +50,34 @@ class Method:
     claim: str = ""
 
 
-REFINES = {"head": "last map", "in_channels": 6}
+REFINES, GROWS = {"head": "last map", "in_channels": 6}, {"progressive": True}
+E4E = ("offsets", "latent")  # what training e4e takes beside the losses
 LOWER_DISTORTION = "The Style Transformer has lower distortion than {}"
+FEWER_STAGES = "Three stages have lower distortion than fewer"
+SELF_ATTENTION = "Self-attention between the queries lowers distortion"
+FREE_TOKENS = "Queries as z through the mapping network have lower distortion than free tokens"
+
+
+def _other(title: str, options: dict | None = None, extras: tuple[str, ...] = (), name: str = "") -> Method:
+    return Method(title, PSP, options or {}, extras, LOWER_DISTORTION.format(name or title))
+
+
+def _ablation(title: str, options: dict, claim: str) -> Method:
+    return Method(f"Style Transformer, {title}", StyleTransformer, options, claim=claim)
+
+
 METHODS = {
     "style_transformer": Method("Style Transformer", StyleTransformer),
-    "psp": Method("pSp", PSP, claim=LOWER_DISTORTION.format("pSp")),
-    "e4e": Method("e4e", PSP, {"progressive": True}, ("offsets", "latent"), LOWER_DISTORTION.format("e4e")),
-    "restyle_psp": Method("ReStyle (pSp)", PSP, REFINES, claim=LOWER_DISTORTION.format("ReStyle (pSp)")),
-    "restyle_e4e": Method(
-        "ReStyle (e4e)",
-        PSP,
-        REFINES | {"progressive": True},
-        ("offsets", "latent"),
-        LOWER_DISTORTION.format("ReStyle (e4e)"),
-    ),
+    "psp": _other("pSp"),
+    "e4e": _other("e4e", GROWS, E4E),
+    "restyle_psp": _other("ReStyle (pSp)", REFINES),
+    "restyle_e4e": _other("ReStyle (e4e)", REFINES | GROWS, E4E),
     "restyle_style_transformer": Method("ReStyle (Style Transformer)", StyleTransformer, {"in_channels": 6}),
-    "idinvert": Method(
-        "IDInvert encoder", PSP, {"head": "W+"}, ("image",), LOWER_DISTORTION.format("IDInvert's encoder")
-    ),
-    "one_stage": Method(
-        "Style Transformer, coarse only",
-        StyleTransformer,
-        {"stages": 1},
-        claim="Three stages have lower distortion than fewer",
-    ),
-    "two_stages": Method(
-        "Style Transformer, coarse and medium",
-        StyleTransformer,
-        {"stages": 2},
-        claim="Three stages have lower distortion than fewer",
-    ),
-    "no_self_attention": Method(
-        "Style Transformer, no self-attention",
-        StyleTransformer,
-        {"self_attention": False},
-        claim="Self-attention between the queries lowers distortion",
-    ),
-    "free_tokens": Method(
-        "Style Transformer, free tokens",
-        StyleTransformer,
-        {"mapping": False},
-        claim="Queries as z through the mapping network have lower distortion than free tokens",
-    ),
+    "idinvert": _other("IDInvert encoder", {"head": "W+"}, ("image",), "IDInvert's encoder"),
+    "one_stage": _ablation("coarse only", {"stages": 1}, FEWER_STAGES),
+    "two_stages": _ablation("coarse and medium", {"stages": 2}, FEWER_STAGES),
+    "no_self_attention": _ablation("no self-attention", {"self_attention": False}, SELF_ATTENTION),
+    "free_tokens": _ablation("free tokens", {"mapping": False}, FREE_TOKENS),
 }
 
 

@@ -60,11 +60,7 @@ class Pretrained:
 
 
 def save(
-    folder: str | Path,
-    domain: datasets.Domain,
-    home: Path,
-    used: dict[str, nn.Module],
-    others: Iterable[str],
+    folder: str | Path, domain: datasets.Domain, home: Path, used: dict[str, nn.Module], others: Iterable[str]
 ) -> Path:
     """Writes a domain. used: generator and encoder by their folders in `home`; others: further folders in there.
 

@@ -99,7 +99,7 @@ def check_state(given: dict, expected: dict, source: str) -> None:
     problems, lists = [], {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     for label, names in (lists | {"of another type": types}).items():
         if names:
-            problems.append(f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
+            problems.append(f"{len(names)} {label} ({some(names)})")
     if problems:
         raise WeightsError(f"{source} does not fit the network: tensors {'; '.join(problems)}")
 

@@ -133,11 +133,8 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
         with Sparing(path.stat().st_size):
             net = networks()[config["network"]](**config["args"])
     except Exception as error:  # arguments from a file: constructors raise many kinds
-        reason = one_line(error)
-        told = (
-            f"{folder}/config.json does not describe a known network ({reason}); one of your own needs its file (own)"
-        )
-        raise WeightsError(told) from None
+        told = f"does not describe a known network ({one_line(error)}); one of your own needs its file (own)"
+        raise WeightsError(f"{folder}/config.json {told}") from None
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
@@ -159,29 +156,16 @@ class Public:
     where: str
 
 
+AUTHORS, PSP = "github.com/sapphire497/style-transformer", "github.com/eladrich/pixel2style2pixel"
+NVIDIA, BOTH = "github.com/NVlabs/stylegan2", ("style_transformer", "generator")
 PUBLIC = (
-    Public(
-        "ffhq",
-        ("style_transformer", "generator"),
-        "style_transformer_ffhq.pt (the name is free)",
-        "github.com/sapphire497/style-transformer",
-    ),
-    Public(
-        "ffhq",
-        ("generator",),
-        "stylegan2-ffhq-config-f.pt",
-        "github.com/rosinality/stylegan2-pytorch, github.com/eladrich/pixel2style2pixel",
-    ),
-    Public("ffhq", ("generator",), "stylegan2-ffhq-config-f.pkl", "github.com/NVlabs/stylegan2"),
-    Public("ffhq", ("identity",), "model_ir_se50.pth", "github.com/eladrich/pixel2style2pixel"),
+    Public("ffhq", BOTH, "style_transformer_ffhq.pt (the name is free)", AUTHORS),
+    Public("ffhq", ("generator",), "stylegan2-ffhq-config-f.pt", f"github.com/rosinality/stylegan2-pytorch, {PSP}"),
+    Public("ffhq", ("generator",), "stylegan2-ffhq-config-f.pkl", NVIDIA),
+    Public("ffhq", ("identity",), "model_ir_se50.pth", PSP),
     Public("ffhq", ("latent_classifier",), "LCNet_40 checkpoint", "never released"),
-    Public(
-        "cars",
-        ("style_transformer", "generator"),
-        "style_transformer_cars.pt (the name is free)",
-        "github.com/sapphire497/style-transformer",
-    ),
-    Public("cars", ("generator",), "stylegan2-car-config-f.pkl", "github.com/NVlabs/stylegan2"),
+    Public("cars", BOTH, "style_transformer_cars.pt (the name is free)", AUTHORS),
+    Public("cars", ("generator",), "stylegan2-car-config-f.pkl", NVIDIA),
     Public("cars", ("identity",), "moco_v2_800ep_pretrain.pt", "github.com/facebookresearch/moco"),
 )
 

@@ -236,7 +236,8 @@ def restyle(avatar: Avatar, rng: random.Random) -> Avatar:
 
 
 @functools.cache
-def _style(name: str):
+def style_of(name: str):
+    """DiceBear's style of that name, read once."""
     from dicebear import Style
 
     return Style(json.loads((importlib.resources.files("dicebear_styles") / f"{name}.json").read_text()))
@@ -286,7 +287,7 @@ def rasterise(style: str, options: dict, *, resolution: int, viewbox: str | None
     import dicebear
     import resvg_py
 
-    svg = str(dicebear.Avatar(_style(style), options))
+    svg = str(dicebear.Avatar(style_of(style), options))
     if viewbox:
         svg = re.sub(r'viewBox="[^"]*"', f'viewBox="{viewbox}"', svg, count=1)
     size = resolution * SUPERSAMPLE

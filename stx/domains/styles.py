@@ -4,11 +4,8 @@
 robots by Pablo Stanley, free for personal and commercial use.
 """
 
-import importlib.resources
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -75,17 +72,10 @@ def labels(style: str, given: dict) -> Bool[np.ndarray, "attributes"]:
     """What a drawing shows, by the options that DiceBear chose for it."""
     import dicebear
 
-    chosen = dicebear.Avatar(_style(style), given).to_json()["options"]
+    chosen = dicebear.Avatar(avatars.style_of(style), given).to_json()["options"]
     return np.array([_shows(chosen.get(of.option), of.values) for of in STYLES[style].values()])
 
 
 def _shows(value: str | Sequence[str] | None, wanted: tuple[str, ...]) -> bool:
     found = [value] if isinstance(value, str) else list(value or ())
     return any(one.startswith(wanted) for one in found)
-
-
-@cache
-def _style(name: str):
-    from dicebear import Style
-
-    return Style(json.loads((importlib.resources.files("dicebear_styles") / f"{name}.json").read_text()))

@@ -100,12 +100,7 @@ def encoders(pipe: Pipeline, folders: dict[str, str]) -> dict[str, Inverter]:
 
 
 def searches(
-    pipe: Pipeline,
-    *,
-    steps: int = 300,
-    snapshots: Sequence[int] = (),
-    idinvert: Encoder | None = None,
-    seed: int = 0,
+    pipe: Pipeline, *, steps: int = 300, snapshots: Sequence[int] = (), idinvert: Encoder | None = None, seed: int = 0
 ) -> dict[str, Inverter]:
     """Searches by name: W with noise maps as in StyleGAN2's projector, W+ without as in Image2StyleGAN, IDInvert, PTI.
 

@@ -1,6 +1,7 @@
 """One protocol for every encoder: invert a test set, measure each picture and the set, with intervals and cost."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -126,8 +127,11 @@ def summarise(
     def swd(chosen: np.ndarray) -> float:
         return metrics.sliced_wasserstein(*([level[chosen] for level in levels] for levels in patches))
 
+    def mean(name: str, chosen: np.ndarray) -> float:
+        return float(table[name].to_numpy()[chosen].mean())
+
     statistics: dict[str, Callable[[np.ndarray], float]] = {
-        name: _mean_of(table[name].to_numpy()) for name in BETTER if name in table
+        name: partial(mean, name) for name in BETTER if name in table
     }
     if n < SET:
         print(f"SWD, FD-VGG16 and KD-VGG16 are distances of sets and are left out: {n} pictures, at least {SET}")
@@ -185,7 +189,3 @@ def cost(pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> pd.DataFrame:
         for name, (nets, call) in steps.items()
     ]
     return pd.DataFrame(rows, columns=["part", "parameters", "GFLOPs", "ms per picture"])
-
-
-def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
-    return lambda chosen: float(values[chosen].mean())

@@ -5,9 +5,11 @@ add and remove every attribute, said by the judge and, of avatars, held against 
 strength that is best for it on other pictures. What a method does wrong is told and the others are measured.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,7 @@ PLAIN = "first order"  # that edits are compared with
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 INVERSION = ("L2", "LPIPS-Alex", "ID", "ID-MoCo", "MS-SSIM")
 EDITING = ("shown", "others right", "all right", "share of the way")
+COLUMNS = ("method", "own", "metric", "pictures", "value", "low", "high", "beside", "gap", "gap_low", "gap_high", "p")
 SHOWN = 6  # pictures of a method on the page
 
 
@@ -87,7 +90,7 @@ def edits(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores:
     if not pipe.domain.attributes:
         raise EditError(f"{pipe.domain.name} has no labels: edits cannot be scored")
     net, classifier, judge = (pipe.network(name) for name in ("latent_classifier", "classifier", "judge"))
-    codes = _once(lambda: quality.sampled_codes(pipe, classifier, sizes["sampled"], seed=seed))
+    codes = functools.cache(partial(quality.sampled_codes, pipe, classifier, sizes["sampled"], seed=seed))
     methods = editing.Methods(pipe, net, codes, seed=seed)
     tried = [name for name in (PLAIN, "matched pairs", *EDITORS) if name in methods]
     (cases, starts), others = (
@@ -138,17 +141,6 @@ def _tried(scores: Scores, title: str, work: Callable):
     except Exception as error:
         scores.wrong.append(f"{title}: {type(error).__name__}: {one_line(error)}")
         return None
-
-
-def _once(work: Callable) -> Callable:
-    found = []
-
-    def told():
-        if not found:
-            found.append(work())
-        return found[0]
-
-    return told
 
 
 def _inverted(
@@ -235,20 +227,5 @@ def _rows(
             if "strength" in table:
                 row["strength"] = table["strength"].iloc[0]
             rows.append(row)
-    return pd.DataFrame(rows).reindex(
-        columns=[
-            "method",
-            "own",
-            "metric",
-            "pictures",
-            "value",
-            "low",
-            "high",
-            "beside",
-            "gap",
-            "gap_low",
-            "gap_high",
-            "p",
-        ]
-        + (["strength"] if any("strength" in table for table in measured.values()) else [])
-    )
+    strength = ["strength"] if any("strength" in table for table in measured.values()) else []
+    return pd.DataFrame(rows).reindex(columns=[*COLUMNS, *strength])

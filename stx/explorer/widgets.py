@@ -304,7 +304,7 @@ class ExplorerApp:
     # ------------------------------------------------------------------------------------------------------- long work
 
     def _work(self, label: str, job: Callable[[], None], done: Callable[[], None]) -> None:
-        """Long work beside the page: progress, and a button to call it off."""
+        """Long work beside the page: progress, and a button to cancel it."""
         self._cancel.clear()
         self.widget.busy = {"label": label, "share": 0.0}
 

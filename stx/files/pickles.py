@@ -147,9 +147,6 @@ def _tree(root: Any, children: Callable[[Any], dict], mark: str) -> Iterator[tup
         waiting += [(f"{prefix}{name}{mark}", part, depth + 1) for name, part in reversed(parts)]
 
 
-# ---------------------------------------------------------------------------------------------------- numpy's objects
-
-
 # ---------------------------------------------------------------------------------------------------- torch's objects
 
 
@@ -400,16 +397,15 @@ class _Unpickler(pickle._Unpickler):
         self.append({_checked(key): value for key, value in zip(items[::2], items[1::2], strict=True)})
 
     def load_appends(self) -> None:
-        items = self.pop_mark()
+        self._extend(self.pop_mark())
+
+    def load_append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def _extend(self, items: list) -> None:
         if type(self.stack[-1]) is not list:
             raise Refused(f"it appends to a {type(self.stack[-1]).__name__}")
         self.stack[-1].extend(items)
-
-    def load_append(self) -> None:
-        item = self.stack.pop()
-        if type(self.stack[-1]) is not list:
-            raise Refused(f"it appends to a {type(self.stack[-1]).__name__}")
-        self.stack[-1].append(item)
 
     def load_additems(self) -> None:
         items = self.pop_mark()

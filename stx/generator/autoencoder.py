@@ -29,7 +29,7 @@ from stx.generator.gan import ExtraLoss
 from stx.inversion import InversionLoss
 from stx.perception.irse import IRSE
 from stx.perception.lpips import check_size, load_lpips
-from stx.runtime import batched, batches, progress
+from stx.runtime import batched, progress
 from stx.stylegan2.networks import Generator, PixelNorm
 from stx.stylegan2.ops import pool
 from stx.training.loop import Resumable, ema_update, falling_rate, load_state, train
@@ -125,19 +125,16 @@ class AutoencoderTask(Resumable):
         self.encoder.train()
         return found
 
-    @torch.no_grad()
     def validate(self, data: Dataset) -> dict[str, float]:
         """Mean losses on held-out pictures, names starting with `val_`."""
         self.encoder.eval()
-        sums: dict[str, float] = {}
-        for part in batches(len(data), READ):
-            image = data.batch(part).to(self.device)
-            drawn = self.generator(self.generator.broadcast(self.encoder(image)))
-            total, parts = self.loss(self.view(image), self.view(drawn))
-            for name, value in ({"loss": total.item()} | parts).items():
-                sums[name] = sums.get(name, 0.0) + len(part) * value
+
+        def pair(image: Tensor) -> tuple[Tensor, Tensor]:
+            return self.view(image), self.view(self.generator(self.generator.broadcast(self.encoder(image))))
+
+        found = self.loss.validate(data, pair, device=self.device, batch=READ)
         self.encoder.train()
-        return {f"val_{name}": value / len(data) for name, value in sums.items()}
+        return found
 
 
 class DrawnPictures(ExtraLoss):

@@ -24,34 +24,3 @@ from stx.recipes.encoders import (
 from stx.recipes.generators import Channels, GanTraining, GeneratorRecipe, generator_recipe, train_generator
 from stx.recipes.groups import Backbone, Training
 from stx.recipes.recognition import ClassifierRecipe, IdentityRecipe, JudgeRecipe, train_classifier, train_identity
-
-__all__ = [
-    "Backbone",
-    "Channels",
-    "ClassifierRecipe",
-    "DetailRecipe",
-    "DetailTraining",
-    "EncoderRecipe",
-    "EncoderTraining",
-    "GanTraining",
-    "GeneratorRecipe",
-    "IdentityRecipe",
-    "JudgeRecipe",
-    "LatentClassifierRecipe",
-    "LossWeights",
-    "PictureClassifierRecipe",
-    "ReferenceRecipe",
-    "Training",
-    "compared_recipe",
-    "encoder_recipe",
-    "fit_manifold",
-    "generator_recipe",
-    "practice_edits",
-    "train_classifier",
-    "train_detail",
-    "train_encoder",
-    "train_generator",
-    "train_identity",
-    "train_latent_classifier",
-    "train_reference_editor",
-]

@@ -15,19 +15,15 @@ EFFORTS |= {"flow_steps", "transformer_steps", "contrastive_steps", "levels"}
 SIZES = {  # notebook -> parameter -> its size at each of SCALES
     "00_domain": {"count": (64, 1024, 2048), "pairs": (16, 256, 1024)},
     "01_generator": {"count": (32, 768, 2048)},
-    "03_inversion_quality": {
-        "count": (16, 1024, 2048),
-        "resamples": (20, 1000, 2000),
-        "set_resamples": (3, 30, 100),
-    },
+    "03_inversion_quality": {"count": (16, 1024, 2048), "resamples": (20, 1000, 2000), "set_resamples": (3, 30, 100)},
     "04_inversion_table": {
-        "count": (12, 96, 2048),
+        "count": (6, 96, 2048),
         "searched": (2, 6, 32),
         "search_steps": (2, 80, 400),
         "resamples": (20, 1000, 2000),
         "set_resamples": (2, 10, 100),
         "edits": (1, 3, 6),
-        "edited_pictures": (24, 24, 2048),
+        "edited_pictures": (3, 24, 2048),
         "sampled": (120, 2048, 8192),
     },
     "05_latent_classifier": {"count": (24, 1024, 2048)},

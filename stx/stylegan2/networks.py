@@ -151,13 +151,7 @@ class Generator(Configured, nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        size: int,
-        z_dim: int = 512,
-        n_mlp: int = 8,
-        channel_base: int = 32768,
-        channel_max: int = 512,
+        self, *, size: int, z_dim: int = 512, n_mlp: int = 8, channel_base: int = 32768, channel_max: int = 512
     ):
         super().__init__()
         sizes = resolutions(size)
