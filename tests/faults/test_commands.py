@@ -86,7 +86,9 @@ def test_ctrl_c_is_one_line_and_loses_nothing(photos):
     for i in range(12, 1200):
         shutil.copy(photos / f"{i % 12:02d}.png", photos / f"{i:03d}.png")
     given, out = words(photos, "out"), photos.parent / "out"
-    with subprocess.Popen([sys.executable, "-m", "stx.cli", *given], stderr=subprocess.PIPE, text=True) as process:
+    options = {"stderr": subprocess.PIPE, "text": True}
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # none in a job of a shell
+    with subprocess.Popen([sys.executable, "-m", "stx.cli", *given], **options) as process:
         while len(list(out.glob("codes-*"))) < 3 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
