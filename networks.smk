@@ -10,7 +10,7 @@ import sys
 from stx.baselines.registry import COMPARED, METHODS
 from stx.detail.registry import FOLDER, TRAINED
 from stx.domains import datasets
-from stx.files.places import data_dir
+from stx.files.places import ROOT, data_dir
 
 BUDGETS = {  # updates; of the notebooks their parameters
     "smoke": {
@@ -40,8 +40,8 @@ BUDGETS = {  # updates; of the notebooks their parameters
 }
 DOMAIN = str(config["domain"])
 WORLD = datasets.load(DOMAIN)
-if DOMAIN in datasets.SIZES:
-    sys.exit(f"{DOMAIN}: this trains the networks of a folder of pictures; those of a known domain are shipped or public")
+if DOMAIN in datasets.SIZES and data_dir() == ROOT / "data":
+    sys.exit(f"{DOMAIN}: its networks in data/ are kept; give a folder of pictures, or set STX_DATA to another place")
 BUDGET = BUDGETS[config.get("budget", "full")]
 RUNS = config.get("runs", f"runs/networks/{WORLD.name}")
 DONE = f"{RUNS}/done"
