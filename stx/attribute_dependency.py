@@ -27,7 +27,7 @@ def changes(
     after: Float[np.ndarray, "n attributes"],
     sigma: Float[np.ndarray, "attributes"],
 ) -> Float[np.ndarray, "n attributes"]:
-    """delta: |after - before| / sigma of the logits. Raises `ValueError` for a logit that never varies."""
+    """delta_i = |l_i(after) - l_i(before)| / sigma(l_i) of logits. Raises `ValueError` for one that never varies."""
     if (sigma <= 0).any():
         raise InputError(f"logit {int(np.argmin(sigma))} does not vary over the unedited pictures: sigma is zero")
     return np.abs(after - before) / sigma
@@ -36,7 +36,7 @@ def changes(
 def dependency(
     delta: Float[np.ndarray, "n attributes"], target: int
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """mean-AD and max-AD of each edit."""
+    """mean-AD, the mean of delta_i over i != t, and max-AD, their maximum, of each edit of `target` t."""
     others = np.delete(delta, target, axis=1)
     return others.mean(1), others.max(1)
 

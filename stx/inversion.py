@@ -24,7 +24,11 @@ WEIGHTS = {"l2": 1.0, "lpips": 0.8, "id": 0.1}
 
 
 class InversionLoss(nn.Module):
-    """The weighted sum and its parts. lpips: AlexNet LPIPS; identity: pictures to unit vectors, or None without."""
+    """L = l2 |I - G(w)|^2 + lpips LPIPS(I, G(w)) + id (1 - cos(R(I), R(G(w)))) (equation 6), |.|^2 a mean over pixels.
+
+    weights: l2, lpips and id. perceptual: LPIPS, the paper's with AlexNet; identity: R, pictures to feature vectors, or
+    None without the third term.
+    """
 
     def __init__(self, perceptual: Callable, identity: Callable | None, weights: dict[str, float] | None = None):
         super().__init__()
@@ -32,7 +36,7 @@ class InversionLoss(nn.Module):
         self.weights = WEIGHTS | (weights or {})
 
     def parts(self, target: Float[Tensor, "b 3 h w"], image: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b"]]:
-        """Each loss per picture."""
+        """Each unweighted term of equation 6 per picture; pictures in [-1, 1]."""
         parts = {
             "l2": (image - target).square().mean((1, 2, 3)),
             "lpips": self.perceptual(image, target).flatten(),

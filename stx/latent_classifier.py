@@ -33,7 +33,7 @@ CELEBA = (  # the forty, in CelebA's order
 
 
 class LatentClassifier(Configured, nn.Module):
-    """W+ codes to logits and embeddings.
+    """W+ codes to logits C_l^k(w) = b_k . C_f^k(w) + c_k and embeddings C_f^k(w) = A_k MLP(w) + a_k (section 3.3).
 
     num_ws, w_dim: shape of the codes; attributes: their names; hidden: widths of the shared MLP; dim: of an embedding.
     activation: of the MLP; "gelu" is smooth, so that logits have second derivatives, "leaky_relu" is the paper's.
@@ -75,7 +75,7 @@ class LatentClassifier(Configured, nn.Module):
 
 
 class LatentClassifierTask(Resumable):
-    """Trains a `LatentClassifier` on labelled codes (a `training.Task`).
+    """Trains a `LatentClassifier` on labelled codes by the mean of BCE(C_l^k(w), y_k) (a `training.Task`).
 
     labels: or probabilities, of what the codes' pictures show. noise: standard deviation added to codes, in units of
     each number's own. weight_decay: AdamW's.
@@ -120,7 +120,7 @@ def predict(net: LatentClassifier, ws: Float[Tensor, "n num_ws w_dim"], batch: i
 
 
 def calibrate(net: LatentClassifier, logits: np.ndarray, labels: Shaped[np.ndarray, "n attributes"]) -> np.ndarray:
-    """Divides every attribute's logit by the temperature that fits held-out labels best (Guo et al. 2017).
+    """C_l^k / T_k for every attribute, with the T_k of the least BCE on held-out labels (Guo et al. 2017).
 
     The temperatures, one per attribute, are folded into the network's last layer and returned.
     """

@@ -25,7 +25,7 @@ PATCH = 7  # side of the patches of the sliced Wasserstein distance
 
 
 def l2(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
-    """Mean squared difference."""
+    """|a - b|^2 / (3 h w), the mean squared difference per picture."""
     return (a - b).square().mean((1, 2, 3))
 
 
@@ -35,9 +35,9 @@ def ms_ssim_scales(side: int) -> int:
 
 
 def ms_ssim(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
-    """Multi-scale structural similarity, 1 for equal pictures (Wang et al. 2003).
+    """l_M^b_M prod_j (c_j s_j)^b_j over scales j of luminance l, contrast c and structure s (Wang et al. 2003).
 
-    Small pictures take fewer scales (`ms_ssim_scales`), their weights scaled to the sum one.
+    1 for equal pictures. Small pictures take fewer scales (`ms_ssim_scales`), their weights scaled to the sum one.
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
 
@@ -137,8 +137,9 @@ def swd_projections(
 
 
 def sliced_wasserstein(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
-    """Mean over levels and directions of the 1-D Wasserstein-1 distance of patches, times 1000 (Karras et al. 2018).
+    """1000 times the mean of |sort(a t) - sort(b t)| over patches, directions t and levels (Karras et al. 2018).
 
+    That is the mean of the 1-D Wasserstein-1 distances of patches seen along random directions.
     a, b: what `swd_projections` gave for two sets of equal size. Patches are taken at the same places in both, in units
     of [-1, 1] (not normalised per channel as in the paper on progressive growing, so compare within this package only).
     """

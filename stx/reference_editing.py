@@ -42,8 +42,10 @@ class CompetitiveAttention(nn.MultiheadAttention):
 
 
 class ReferenceEditor(Configured, nn.Module):
-    """Source and reference W+ codes to the edited code, for the one attribute it was trained on.
+    """Source and reference W+ codes to the edited code, for the one attribute it was trained on (section 3.4).
 
+    The paper's form is w_e = w_s + T(w_s, w_r), the released one w_e = T(w_s, w_r). T attends from w_s, after
+    self-attention, to keys and values of w_r.
     form: "paper" or "released". attribute: its name, where known. A new editor of the paper's form changes nothing.
     """
 
@@ -93,11 +95,10 @@ def losses(
     wanted: Float[Tensor, "b attributes dim"],
     index: int,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Equation 11's three terms as means of squares, all of weight 1.
+    """|C_f^k(w_e) - C_f^k(w_r)|^2, |C_f^j(w_e) - C_f^j(w_s)|^2 over j != k, |w_e - w_s|^2 (equation 11), each a mean.
 
-    was, wanted: the classifier's embeddings of source and reference. attribute: the embedding of attribute `index` like
-    the reference's; others: all other embeddings like the source's (zero without any); code: the code like the
-    source's.
+    edited, source: w_e and w_s; was, wanted: the embeddings C_f of w_s and w_r; index: the attribute k. Returns these
+    terms, all of weight 1, as `attribute`, `others` (zero without other attributes) and `code`.
     """
     is_now = classifier(edited)[1]
     others = [i for i in range(is_now.shape[1]) if i != index]

@@ -48,7 +48,10 @@ def attention_weights(layer: nn.TransformerDecoderLayer, run: Callable[[], objec
 
 
 class StyleTransformerEncoder(IRSE):
-    """Picture and queries to codes, without the average.
+    """Picture and queries to codes, without the average (section 3.2).
+
+    A stage takes tokens w to Norm(w + SelfAttention(w)), then to Norm(w + Softmax(Q K^T / sqrt(d)) V) with queries Q of
+    w, keys K and values V of a flattened feature map, then to Norm(w + FFN(w)), which is the w of the next stage.
 
     widths, units: of the IR-SE backbone; the last width is the width of the tokens. stages: how many of coarse, medium
     and fine the queries attend to; self_attention: whether they attend to each other (the paper's ablations).
@@ -107,8 +110,9 @@ class StyleTransformerEncoder(IRSE):
 
 
 class StyleTransformer(Encoder):
-    """Picture to W+ code: the encoder, its own copy of the mapping network, and the average code.
+    """Picture to W+ code: w = E(picture, M(z)) + latent_avg (section 3.2).
 
+    E: the encoder; z: learnt queries; M: an own copy of the generator's mapping network, which is trained too.
     num_ws, n_mlp: tokens and mapping depth of the generator; widths, units: of the backbone, the last width being the
     generator's w_dim. queries: learnt tokens, `num_ws` unless the checkpoint has more (released files have 18 for every
     resolution): all attend to each other, the first `num_ws` are the code. in_channels: 6 for one that refines. stages,

@@ -35,7 +35,7 @@ AT_ONCE = {
 def test_it_answers_before_anything_heavy_is_imported(words, code, tmp_path):
     look = f"import sys; from stx import cli; code = cli.main({words!r}); print(*sys.modules); sys.exit(code)"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == code, done.stderr
     assert not HEAVY & set(done.stdout.splitlines()[-1].split())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.explorer.test_browser import CHROMIUM, browser, page  # noqa: F401
-from tests.explorer.test_static_page import WAIT, served
+from tests.explorer.test_static_page import served
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "pages.py")
@@ -66,16 +66,16 @@ def test_the_site_is_built_without_warnings_and_opens(tmp_path, request):
         tab.on("request", lambda sent: asked.append(sent.url))
         tab.on("console", lambda message: wrong.append(message) if message.type == "error" else None)
         tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.goto(f"{address}/index.html", timeout=WAIT)
+        tab.goto(f"{address}/index.html")
         assert tab.locator("img").evaluate_all("all => all.every(img => img.naturalWidth > 0)")
         tab.get_by_role("link", name="Your own weights").first.click()
-        tab.wait_for_selector("h1:has-text('Your own weights')", timeout=WAIT)
-        tab.goto(f"{address}/notebooks/02_train_inversion.html", timeout=WAIT)
+        tab.wait_for_selector("h1:has-text('Your own weights')")
+        tab.goto(f"{address}/notebooks/02_train_inversion.html")
         assert tab.locator("math mfrac, math msup, math msub").count() > 3
-        tab.goto(f"{address}/docs/api.html", timeout=WAIT)
+        tab.goto(f"{address}/docs/api.html")
         assert "num_ws" in tab.locator("dl:has(> #stx\\.pipeline\\.Pipeline)").inner_text()
-        tab.goto(f"{address}/search.html?q=pivotal", timeout=WAIT)
-        tab.wait_for_selector("ul.search li a", timeout=WAIT)
+        tab.goto(f"{address}/search.html?q=pivotal")
+        tab.wait_for_selector("ul.search li a")
     assert [url for url in asked if not url.startswith((address, "data:"))] == []
     # a browser asks for an icon of its own accord; there is none
     assert [e for e in wrong if isinstance(e, str) or not e.location["url"].endswith("/favicon.ico")] == []

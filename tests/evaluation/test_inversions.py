@@ -21,6 +21,14 @@ from stx.stylegan2.networks import Generator
 
 SIZES = {"widths": (4, 8, 12), "units": (1, 1, 1)}
 PICTURES = np.random.RandomState(0).randint(0, 255, (5, 32, 32, 3), dtype=np.uint8)
+
+
+class Passes(torch.nn.Module):
+    def __init__(self, passes):
+        super().__init__()
+        self.passes = passes
+
+
 DATA = Dataset(lambda i: PICTURES[i], list("abcde"))
 
 
@@ -195,3 +203,25 @@ def test_other_trainings_are_measured_beside_the_first(pipe, tmp_path, monkeypat
     assert table.loc[("pSp", "L2"), "sd of trainings"] == pytest.approx(2**-0.5)
     assert table.loc[("pSp", "L2"), "trainings"] == 2 and table.loc[("e4e", "L2"), "trainings"] == 1
     assert table.loc[("pSp", "L2"), "high"] - table.loc[("pSp", "L2"), "low"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "net", "steps", "expected"),
+    [
+        ("w+", "optimisation, W+", None, 300, "searches"),
+        ("e4e", "e4e", torch.nn.Identity(), None, "other encoders"),
+        ("restyle_psp", "ReStyle (pSp)", Passes(5), None, "refinement"),
+        ("restyle_style_transformer", "Style Transformer, refined", Passes(5), None, "refinement"),
+        ("style_transformer", "Style Transformer", Passes(1), None, "Style Transformer"),
+        ("one_stage", "Style Transformer, coarse only", Passes(1), None, "its ablations"),
+        ("mine", "of my own", None, None, "other encoders"),
+    ],
+)
+def test_methods_have_a_family(name, title, net, steps, expected):
+    assert inversions.family(name, inversions.Inverter(title, print, net, steps=steps)) == expected
+
+
+def test_every_trained_method_has_a_family_of_its_kind():
+    kinds = {name: inversions.family(name, inversions.Inverter(m.title, print)) for name, m in METHODS.items()}
+    assert [name for name, kind in kinds.items() if kind == "Style Transformer"] == ["style_transformer"]
+    assert kinds["psp"] == kinds["idinvert"] == "other encoders"

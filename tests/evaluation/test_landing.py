@@ -1,6 +1,7 @@
 """Whether edits land: cases with their truths, what is told of codes that are right and wrong, kinds, ceilings."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,29 @@ import stx
 from stx.domains import avatars, counterparts
 from stx.evaluation import editing, landing
 from stx.files.errors import EditError, InputError
+from stx.pipeline import Pipeline
 
 NAMES = list(avatars.ATTRIBUTES)
+
+
+class FirstToken(torch.nn.Module):
+    """A classifier of toy codes `[b, 2, 3]`: its three logits are the numbers of the first token."""
+
+    def forward(self, ws):
+        return ws[:, 0], None
+
+
+class Toy(Pipeline):
+    """A pipeline that has what a test gives it, and nothing else."""
+
+    def __init__(self, **own):
+        self.__dict__ |= own
+
+
+def toy_cases(index: list[int], target: list[int]) -> landing.Cases:
+    n = len(index)
+    labels = np.zeros((n, 3), bool)
+    return landing.Cases(np.arange(n), np.array(index), np.array(target), labels, [row[None] for row in labels])
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +178,85 @@ def test_pairs_become_shares_with_intervals():
     assert table.loc[("Bald", "a"), "carried low"] < 0.5 < table.loc[("Bald", "a"), "carried high"]
     assert 0.8 < table.loc[("Bald", "b"), "carried low"] < table.loc[("Bald", "b"), "carried high"] == 1
     assert (table["others right"] == 0.75).all()
+
+
+def test_codes_go_until_the_classifier_is_as_sure_as_asked():
+    """Logits grow by the strength, which is looked for in steps of 0.05."""
+    ws = torch.zeros(3, 2, 3)
+    ws[:, 0, 1] = torch.tensor([-2.98, -50.0, 5.0])
+    change = torch.zeros(3, 2, 3)
+    change[:, 0, 1] = 1
+    edited, reached = landing.until(FirstToken(), ws, change, 1, 0.5, least=2.0, most=12.0)
+    assert reached.tolist() == [True, False, True]
+    expected = ws.clone()
+    expected[:, 0, 1] = torch.tensor([0.02, -38.0, 7.0])  # the step after 2.98; as far as 12; at least 2
+    torch.testing.assert_close(edited, expected)
+    sure = (
+        torch.special.logit(torch.tensor(0.9)) - 0.05
+    )  # the least strength of the first code: 2.98 + 2.197 + rounding
+    edited, reached = landing.until(FirstToken(), ws, change, 1, 0.9, most=12.0)
+    assert sure < edited[0, 0, 1] < sure + 0.1 and edited[2, 0, 1] == 5 and reached.tolist() == [True, False, True]
+
+
+def test_each_case_is_edited_by_its_own_attribute_and_way():
+    asked, names = [], ["Bald", "Hat", "Beard"]
+
+    def edit(ws, *, until, **ways):
+        ((way, (name,)),) = ways.items()
+        asked.append((way, name, len(ws), until))
+        return ws + (1 if way == "add" else -1) * (1 + names.index(name))
+
+    cases = toy_cases([2, 0, 2, 2], [1, 0, 0, 1])
+    found = landing.edit_until(Toy(edit=edit), torch.zeros(4, 2, 3), cases, names, 0.9)
+    assert found[:, 0, 0].tolist() == [3, -1, -3, 3]
+    assert asked == [("remove", "Bald", 1, 0.9), ("remove", "Beard", 1, 0.9), ("add", "Beard", 2, 0.9)]
+
+
+@pytest.mark.parametrize("of", [lambda codes: codes, lambda codes: {"b4": codes[:, 0], "b8": codes[:, 1]}])
+def test_cases_are_edited_attribute_by_attribute_and_stay_in_order(of):
+    source, reference = torch.arange(24.0).view(4, 2, 3), 100 * torch.arange(24.0).view(4, 2, 3)
+    seen = []
+
+    def edit(ws, like, index):
+        seen.append((index, len(ws)))
+        return of(ws + like + 1000 * index)
+
+    found = landing.by_attribute(toy_cases([2, 0, 2, 1], [1, 1, 1, 1]), source, reference, edit)
+    expected = of(101 * source + 1000 * torch.tensor([2.0, 0, 2, 1])[:, None, None])
+    torch.testing.assert_close(found, expected)
+    assert seen == [(0, 1), (1, 1), (2, 2)]
+
+
+def test_what_is_carried_depends_on_what_source_and_reference_show():
+    """Of four pairs one shows the attribute in both pictures, two in one of them, one in none."""
+    given = []
+
+    def carry(source, reference, index, shown):
+        given.append((index, [side.tolist() for side in shown]))
+        return reference - source
+
+    source, reference = torch.zeros(4, 2, 3), torch.ones(4, 2, 3)
+    source[:, 0, 1], reference[:, 0, 1] = torch.tensor([2.0, -1, 3, -4]), torch.tensor([1.0, 5, -6, -7])
+    pipe = Toy(reconstruct=lambda ws: ws[:, 0], network=lambda name: SimpleNamespace(carry=carry))
+    found = landing.carry(pipe, torch.nn.Identity(), source, reference, 1)
+    torch.testing.assert_close(found, reference)
+    assert given == [([1, 1, 1, 1], [[True, False, True, False], [True, True, False, False]])]
+
+
+def test_orders_of_a_linear_classifier_agree_where_it_is_not_certain():
+    """The Hessian of BCE is p (1 - p) a a^T: its eigenvector is a / |a|. Where p is 1 to the last bit there is none."""
+    a = torch.tensor([[[3.0, 0.0, 4.0]]])
+    along = a / 5
+
+    class Linear(torch.nn.Module):
+        def forward(self, ws):
+            return (ws * a.to(ws)).sum((1, 2))[:, None], None
+
+    ws = torch.stack([0 * a[0], 20 * a[0]])  # logits 0 and 500
+    share, cosine, released = editing.orders(Linear(), ws, 0, widths=[1e-2], iterations=3, seed=7)
+    assert share == 0.5
+    assert cosine == pytest.approx(1, abs=1e-4)
+    start = torch.randn(ws.shape, generator=torch.Generator().manual_seed(7))
+    given = torch.stack([along[0] - start[0], -start[1]])  # towards the label, if it has a gradient, and the start
+    by_hand = torch.nn.functional.cosine_similarity(given.flatten(1), along.flatten(1)).mean().item()
+    assert released == pytest.approx(by_hand, abs=1e-4)

@@ -26,12 +26,10 @@ from tests.explorer.test_browser import CHROMIUM, browser, noise_picture, page  
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = Path(sys.prefix) / "onnxruntime-web"
-WAIT = 240_000  # ms
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
     pytest.mark.skipif(not RUNTIME.is_dir(), reason=f"no onnxruntime-web: python docs/web.py fetch {RUNTIME}"),
-    pytest.mark.timeout(900),
 ]
 
 
@@ -74,8 +72,8 @@ def tab(site, browser):  # noqa: F811
     with served(site) as address, page(browser) as tab:
         tab.set_viewport_size({"width": 1280, "height": 800})
         tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(f"{address}/?backend=wasm", timeout=WAIT)
-        tab.wait_for_function("explorer.ready || explorer.failed", timeout=WAIT)
+        tab.goto(f"{address}/?backend=wasm")
+        tab.wait_for_function("explorer.ready || explorer.failed")
         assert tab.evaluate("explorer.failed") is None
         assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
         tab.address = address
@@ -93,9 +91,9 @@ def drag(tab, strengths: dict[str, float]) -> np.ndarray:
         })""",
         strengths,
     )
-    tab.wait_for_function("n => explorer.steps > n", arg=steps, timeout=WAIT)
+    tab.wait_for_function("n => explorer.steps > n", arg=steps)
     tab.wait_for_function("wanted => explorer.strengths.reduce((a, b) => a + Math.abs(b), 0) === wanted",
-                          arg=sum(map(abs, strengths.values())), timeout=WAIT)  # fmt: skip
+                          arg=sum(map(abs, strengths.values())))  # fmt: skip
     return np.float32(tab.evaluate("Array.from(explorer.image)")).reshape(3, 64, 64)
 
 
@@ -127,7 +125,7 @@ def test_uploads_are_read_as_python_reads_them(tab, pipe, tmp_path):
     buffer = io.BytesIO()
     smooth.save(buffer, "PNG")
     tab.set_input_files("#upload", {"name": "mine.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
-    tab.wait_for_function("document.getElementById('note').textContent.startsWith('mine.png')", timeout=WAIT)
+    tab.wait_for_function("document.getElementById('note').textContent.startsWith('mine.png')")
     read = images.read_image(io.BytesIO(buffer.getvalue()), name="mine.png")
     seen = tab.evaluate(
         "Array.from(document.getElementById('source').getContext('2d').getImageData(0, 0, 64, 64).data)"
@@ -141,10 +139,10 @@ def test_uploads_are_read_as_python_reads_them(tab, pipe, tmp_path):
 def test_a_file_that_is_no_picture(tab):
     before = tab.evaluate("Array.from(explorer.image)")
     tab.set_input_files("#upload", {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"})
-    tab.wait_for_selector("#note.warning:has-text('broken.png: not a picture')", timeout=WAIT)
+    tab.wait_for_selector("#note.warning:has-text('broken.png: not a picture')")
     assert tab.evaluate("Array.from(explorer.image)") == before
     tab.set_input_files("#upload", {"name": "n.png", "mimeType": "image/png", "buffer": noise_picture()})
-    tab.wait_for_selector("#note:has-text('n.png: unlike')", timeout=WAIT)
+    tab.wait_for_selector("#note:has-text('n.png: unlike')")
 
 
 def test_a_step_by_keyboard_takes_less_than_100_ms(tab):
@@ -155,7 +153,7 @@ def test_a_step_by_keyboard_takes_less_than_100_ms(tab):
     for presses in range(1, 16):
         steps = tab.evaluate("explorer.steps")
         slider.press("ArrowRight")
-        tab.wait_for_function("n => explorer.steps > n", arg=steps, timeout=WAIT)
+        tab.wait_for_function("n => explorer.steps > n", arg=steps)
         times.append(tab.evaluate("explorer.milliseconds"))
         assert tab.evaluate("explorer.strengths[0]") == pytest.approx(presses * 0.05, abs=1e-6)
     busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # the browser gets a share of a core that others use
@@ -170,7 +168,7 @@ def test_it_goes_on_with_the_network_off(tab):
         first = drag(tab, {})
         assert not np.array_equal(drag(tab, {"Bald": 1.0}), first)
         tab.set_input_files("#upload", {"name": "off.png", "mimeType": "image/png", "buffer": noise_picture()})
-        tab.wait_for_selector("#note:has-text('off.png')", timeout=WAIT)
+        tab.wait_for_selector("#note:has-text('off.png')")
     finally:
         tab.context.set_offline(False)
 
@@ -189,8 +187,8 @@ def test_a_phone_shows_the_picture_beside_the_sliders(tab):
 def test_a_missing_file_is_said(site, browser):  # noqa: F811
     with served(site) as address, page(browser) as tab:
         tab.route("**/generator.onnx.gz", lambda route: route.fulfill(status=404, body="gone"))
-        tab.goto(f"{address}/?backend=wasm", timeout=WAIT)
-        tab.wait_for_selector("#status:has-text('could not start: generator.onnx.gz: 404')", timeout=WAIT)
+        tab.goto(f"{address}/?backend=wasm")
+        tab.wait_for_selector("#status:has-text('could not start: generator.onnx.gz: 404')")
 
 
 def test_sizes_are_told(site, tab):

@@ -26,6 +26,13 @@ from tests.faults.test_outputs import _broken
 from tests.test_runtime import launched
 
 RECORD = figures.provenance(notebook="08")
+# What a shell starts in the background ignores Ctrl-C, and so does all that it starts: a run of these tests, for one
+HEEDS_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from stx import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
 POISON = ("dds", "nan", "eps", "exif", "empty", "text", "gone")
 
 
@@ -83,23 +90,22 @@ def test_poisoned_pictures_with_two_processes(photos, capsys):
 
 def test_ctrl_c_is_one_line_and_loses_nothing(photos):
     """Ctrl-C in a command is one line and exit code 130; what was finished is kept, and the same command goes on."""
-    for i in range(12, 1200):
+    for i in range(12, 300):
         shutil.copy(photos / f"{i % 12:02d}.png", photos / f"{i:03d}.png")
     given, out = words(photos, "out"), photos.parent / "out"
-    options = {"stderr": subprocess.PIPE, "text": True}
-    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # none in a job of a shell
-    with subprocess.Popen([sys.executable, "-m", "stx.cli", *given], **options) as process:
+    command = [sys.executable, "-c", HEEDS_CTRL_C, *given]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while len(list(out.glob("codes-*"))) < 3 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+        _, told = process.communicate(timeout=600)
+    assert process.returncode == 130, told
     assert [line[:16] for line in told.splitlines() if line] == ["stx: interrupted"]  # one is empty, after ^C
     kept = {path: path.read_bytes() for path in out.glob("codes-*")}
-    assert 3 <= len(kept) < 290
+    assert 3 <= len(kept) < 70
     assert cli.main(given) == 0
     assert {path: path.read_bytes() for path in kept} == kept
-    assert len(load_codes(out)[0]) == 1200
+    assert len(load_codes(out)[0]) == 300
     assert not list(out.glob(".*.part"))
 
 

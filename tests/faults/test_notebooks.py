@@ -58,5 +58,5 @@ def test_a_second_reproduction_in_one_clone_waits(tmp_path):
         second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert "waiting" in second.stderr.readline()
         assert second.poll() is None
-    told = second.communicate(timeout=120)
+    told = second.communicate(timeout=600)
     assert second.returncode == 0, told

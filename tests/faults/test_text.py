@@ -154,7 +154,7 @@ def test_the_name_of_a_folder_is_no_command(name, target, tmp_path):
     (tmp_path / "v" / "installed").touch()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
     command = ["make", "-s", target, "VENV=v", "SEEDS=1", f"DOMAIN={name}"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert f"domain={name}" in done.stdout.splitlines()
     assert not list(tmp_path.rglob("OWNED"))
