@@ -4,6 +4,7 @@
 #                   sittings (the same command goes on with the notebooks that are not done), into runs/evidence/
 # make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
 # make seeds        the encoders that claims rest on, with three training seeds and a search for the rate: a day; resumed
+# make networks     every network of DOMAIN=a folder of pictures from nothing: a day; BUDGET=small: two hours; resumed
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each); of
 #                   DOMAIN=ffhq, cars or a folder of pictures with whatever networks are there
@@ -20,6 +21,7 @@ DOMAIN ?= avatars
 DEVICE ?= auto
 CORES ?= 2
 SEEDS ?= 3
+BUDGET ?= full
 PLACES ?= 4
 SEED ?= 0
 MINUTES ?= 5
@@ -28,7 +30,7 @@ BIN = $(VENV)/bin
 unexport DOMAIN
 export STX_DOMAIN := $(value DOMAIN)
 
-.PHONY: reproduce evidence train seeds sweep explore site wheels recording gpu test fuzz test-all lint clean
+.PHONY: reproduce evidence train seeds networks sweep explore site wheels recording gpu test fuzz test-all lint clean
 
 reproduce: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --nolock --quiet all --config domain="$$STX_DOMAIN"
@@ -44,6 +46,10 @@ train: $(VENV)/installed
 
 seeds: $(VENV)/installed
 	$(BIN)/snakemake -s seeds.smk --cores $(CORES) --rerun-incomplete --nolock --keep-going --config domain="$$STX_DOMAIN"
+
+networks: $(VENV)/installed
+	$(BIN)/snakemake -s networks.smk --cores $(CORES) --rerun-incomplete --nolock --quiet all \
+		--config domain="$$STX_DOMAIN" budget="$(BUDGET)"
 
 sweep: $(VENV)/installed
 	name=$$(basename "$$STX_DOMAIN"); for seed in $$(seq 0 $$(($(SEEDS) - 1))); do \

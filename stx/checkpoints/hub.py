@@ -91,8 +91,12 @@ def save(
             weights.save(net, folder / name, dtype=torch.float32, notes={"parameters": {"domain": domain.name}})
         else:
             _copy(home / source, folder / name)
-        cards.write(folder / name)
-    write_text(folder / "README.md", _card(told))
+    kinds = {name: weights.read_config(folder / name) for name in names}
+    for name, config in kinds.items():
+        cards.write(folder / name, cards.card(folder / name, config))
+    use = 'from stx import Pipeline\n\npipe = Pipeline.from_pretrained("FOLDER or owner/name")'
+    named = {name: config["network"] for name, config in kinds.items()}
+    cards.write(folder, cards.domain_card(domain.name, named, use))
     return folder
 
 
@@ -154,19 +158,3 @@ def _copy(source: Path, target: Path) -> None:
 
 def _same(net: nn.Module, folder: Path) -> bool:
     return (folder / "config.json").is_file() and fingerprint(net) == fingerprint(weights.load(folder))
-
-
-def _card(told: dict) -> str:
-    rows = [f"| [{name}]({name}/README.md) |" for name in told["networks"]]
-    lines = [
-        *("---", "library_name: stx", "license: mit", "tags:", "- stx", "- image-editing", "---", ""),
-        *(
-            f"# {told['domain']}",
-            "",
-            f"Networks of the domain {told['domain']}, {told['resolution']} px, for {cards.PAPER}.",
-        ),
-        *("", "```python", "from stx import Pipeline", "", 'pipe = Pipeline.from_pretrained("FOLDER or owner/name")'),
-        *('ws = pipe.invert(["picture.png"])', "image = pipe.synthesize(ws)", "```", "", "| network |", "|---|", *rows),
-        *("", f"## Limits\n\n{cards.LIMITS}", "", "Made from `config.json` by stx as the folder was written.", ""),
-    ]
-    return "\n".join(lines)

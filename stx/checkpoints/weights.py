@@ -17,6 +17,7 @@ from torch import nn
 from stx.baselines.directions import Directions, TokenMaps
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
+from stx.checkpoints import cards
 from stx.checkpoints.tensors import Sparing, check_state
 from stx.detail.features import FeatureEditor, FeatureEncoder
 from stx.detail.hfgi import HFGI
@@ -93,12 +94,12 @@ def save(
     dtype: torch.dtype = torch.float16,
     bits: int | None = None,
 ) -> None:
-    """Writes `model.safetensors` (floating tensors as `dtype`) and `config.json`; an old pair survives a failure.
+    """Writes `model.safetensors` (floating tensors as `dtype`), `config.json`, and its card as `README.md`.
 
-    notes: what to remember of the training, as JSON. bits: of mantissa that matrices and kernels keep (float16 has 10):
-    with 5 a file compresses to two thirds. Raises `FileError` when the disk refuses or
-    something that stx did not make would be replaced, `WeightsError` for a class
-    that is not in `networks`.
+    An old pair survives a failure, and a `README.md` that stx did not make stays. notes: what to remember of the
+    training, as JSON. bits: of mantissa that matrices and kernels keep (float16 has 10): with 5 a file compresses to
+    two thirds. Raises `FileError` when the disk refuses or something that stx did not make would be replaced,
+    `WeightsError` for a class that is not in `networks`.
     """
     folder = Path(folder)
     claim_networks([folder])
@@ -116,6 +117,7 @@ def save(
         safetensors.torch.save_file(tensors, part)
     config = {"network": kind, "args": net.config, "sha256": sha256(folder / "model.safetensors"), "notes": notes or {}}
     write_text(folder / "config.json", json.dumps(config, indent=2))
+    cards.write(folder, cards.card(folder, read_config(folder)))
 
 
 @plain_torch()
@@ -170,6 +172,25 @@ PUBLIC = (
 )
 
 
+def folders(home: str | Path) -> list[Path]:
+    """The folders of networks in that of a domain, those of its shelves (`compared`, `detail`) last, by name."""
+    return [path.parent for depth in ("*", "*/*") for path in sorted(Path(home).glob(f"{depth}/config.json"))]
+
+
+def cards_of(home: str | Path) -> dict[Path, str]:
+    """The cards of a domain's folder and of its networks, by folder; without networks none.
+
+    Of a domain only where it has a generator. Raises `WeightsError` for a damaged network.
+    """
+    home = Path(home)
+    configs = {folder: read_config(folder) for folder in folders(home)}
+    told = {folder: cards.card(folder, config) for folder, config in configs.items()}
+    kinds = {folder.relative_to(home).as_posix(): str(config.get("network")) for folder, config in configs.items()}
+    if "generator" in kinds:
+        told[home] = cards.domain_card(home.resolve().name, kinds)
+    return told
+
+
 def inventory() -> pd.DataFrame:
     """Every network in `data/` and every public one that is missing: domain, network, state, commit, source.
 
@@ -177,7 +198,7 @@ def inventory() -> pd.DataFrame:
     it.
     """
     rows, home = [], data_dir()
-    for folder in sorted(path.parent for depth in ("*/*", "*/*/*") for path in home.glob(f"{depth}/config.json")):
+    for folder in sorted(found for domain in home.glob("*") for found in folders(domain)):
         domain, *network = folder.relative_to(home).parts
         config = read_config(folder)
         notes = config.get("notes") or {}

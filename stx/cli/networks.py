@@ -1,4 +1,4 @@
-"""Commands for networks: `stx train`, `tune`, `weights`, `convert`, `export`."""
+"""Commands for networks: `stx train`, `tune`, `weights`, `cards`, `convert`, `export`."""
 
 from pathlib import Path
 
@@ -215,6 +215,29 @@ def _weights(domain: str | None) -> int:
             for way in ways["source"]:
                 print(f"      {way}")
     return 0 if not table["state"].str.startswith("damaged").any() else 1
+
+
+@command("cards", "README.md of networks and domains, from each config.json.")
+@click.argument("homes", nargs=-1, type=FOLDER, metavar="DIR...")
+@click.option("--check", is_flag=True, help="write nothing; exit code 1 where a card is stale")
+def _cards(homes: tuple[Path, ...], check: bool) -> int:
+    """DIR is a domain's folder of networks (default: all of data/)."""
+    from stx.checkpoints import cards, weights
+    from stx.files.places import data_dir
+
+    stale = 0
+    for home in homes or sorted(path for path in data_dir().iterdir() if path.is_dir()):
+        told = weights.cards_of(home)
+        if not told and homes:
+            raise InputError(f"{home}: no networks; a domain's folder holds them, as data/avatars does")
+        for folder, text in told.items():
+            if not cards.is_there(folder, text):
+                stale += 1
+                print(f"{'stale' if check else 'written'}: {folder / cards.FILE}")
+                if not check:
+                    cards.write(folder, text)
+    print(f"{stale} cards {'stale' if check else 'written'}")
+    return int(check and stale > 0)
 
 
 @command("convert", "Public checkpoints to safetensors; nothing in them is executed.")

@@ -1,4 +1,4 @@
-"""Commands for notebooks and their numbers: `stx run`, `check`, `score`, `sweep`, `index`, `readme`, `bench`."""
+"""Commands for notebooks and their numbers: `stx run`, `claims`, `check`, `score`, `sweep`, `index`, `readme`, ..."""
 
 import os
 import sys
@@ -19,6 +19,23 @@ def _sweep(folders: tuple[Path, ...], out: Path) -> int:
 
     record = provenance(command="stx sweep", folders=list(map(str, folders)))
     print("\n".join(sweep(folders, out, record)))
+    return 0
+
+
+@command("claims", "The verdicts of several runs side by side.")
+@click.argument("runs", nargs=-1, required=True, metavar="NAME=FOLDER...")
+@click.option("--out", type=FOLDER, default=Path("figures"), metavar="DIR", help="gets claims_side_by_side.csv and .md")
+def _claims(runs: tuple[str, ...], out: Path) -> int:
+    from stx.reports import claims
+    from stx.reports.figures import provenance
+
+    folders = dict(run.split("=", 1) for run in runs if "=" in run)
+    if len(folders) < len(runs):
+        raise InputError(f"{' '.join(runs)}: expected different names with folders, as avatars=figures")
+    record = provenance(command="stx claims", runs=folders)
+    table = claims.side_by_side({name: Path(folder) for name, folder in folders.items()}, out, record)
+    print(table.to_string(index=False))
+    print(f"{(table['agree'] == 'yes').sum()} of {len(table)} claims have one verdict everywhere")
     return 0
 
 

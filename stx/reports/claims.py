@@ -5,6 +5,7 @@ when one of them does, at 0.05 after Holm's correction over all claims. Counts o
 `04_published_sizes`.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -83,6 +84,25 @@ def read(path: str | Path) -> pd.DataFrame:
     words = [field.name for field in fields(Evidence) if field.name not in numbers]
     table = read_table(path, words=[*words, "verdict"], numbers=numbers)
     return table.fillna(dict.fromkeys([*words, "verdict"], ""))
+
+
+def side_by_side(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.DataFrame:
+    """Each claim's verdict in several runs, in `claims_side_by_side.csv` and `.md`; those that differ first.
+
+    runs: folders with a `claims.csv`, by name. A claim that a run did not ask is "not asked" there. Raises `InputError`
+    for a folder without the table.
+    """
+    tables = {name: read(Path(folder) / "claims.csv") for name, folder in runs.items()}
+    asked = {name: found[found["comparison"] == ""].set_index("claim") for name, found in tables.items()}
+    order = pd.concat([found["notebook"] for found in asked.values()])
+    table = pd.DataFrame(index=order[~order.index.duplicated()].sort_values(kind="stable").index)
+    for name, found in asked.items():
+        table[name] = found["verdict"].reindex(table.index).fillna("not asked")
+    table["agree"] = (table.nunique(axis=1) == 1).map({True: "yes", False: "no"})
+    table = table.sort_values("agree", kind="stable").reset_index()
+    note = "Verdicts as in each run's `claims`, which has what bears on them."
+    save_table(table, "claims_side_by_side", out, record, note=note)
+    return table
 
 
 def judged(p_for: float, p_against: float, p_of_family: float) -> str:

@@ -37,13 +37,13 @@ SIZES = {  # notebook -> parameter -> its size at each of SCALES
     },
     "08_attribute_dependency": {
         "count": (4, 4, 64),
-        "sampled": (120, 3072, 8192),
+        "sampled": (120, 2048, 8192),
         "spread": (32, 512, 4096),
         "levels": (2, 4, 6),
         "resamples": (20, 1000, 2000),
-        "flow_steps": (2, 200, 2000),
-        "transformer_steps": (2, 800, 4000),
-        "contrastive_steps": (2, 300, 2000),
+        "flow_steps": (2, 60, 2000),
+        "transformer_steps": (2, 300, 4000),
+        "contrastive_steps": (2, 60, 2000),
     },
     "11_detail": {
         "count": (16, 64, 2048),

@@ -1,6 +1,8 @@
 """Every method trains with its extras, resumes, and learns; the ablations leave out what they say."""
 
 import copy
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from stx.baselines import e4e
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS, add_own, build_encoder
 from stx.checkpoints import weights
+from stx.detail.registry import TRAINED
 from stx.domains import datasets
 from stx.domains.datasets import Domain
 from stx.domains.splits import Dataset
@@ -256,3 +259,23 @@ def test_queue_trains_and_skips_what_is_done(tmp_path):
     assert (tmp_path / "avatars" / "compared" / "one_stage" / "state.pt").is_file()
     planned = subprocess.run([*command, f"runs={tmp_path}", "-n"], cwd=ROOT, capture_output=True, text=True)
     assert all(name in planned.stdout + planned.stderr for name in METHODS if name != "one_stage")
+
+
+@pytest.mark.release
+def test_networks_of_a_folder_are_trained_from_nothing(tmp_path):
+    folder, given = tmp_path / "robots", {"STX_DATA": str(tmp_path / "data")}
+    assert cli.main(["draw", "bottts", "--count", "60", "--out", str(folder)]) == 0
+    command = [sys.executable, "-m", "snakemake", "-s", "networks.smk", "--cores", "1", "--nolock"]
+    settings = ["--config", f"domain={folder}", f"runs={tmp_path}/runs", "budget=smoke"]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": os.environ | given}
+    planned = subprocess.run([*command, "-n", *settings], **options)
+    assert re.search(rf"^total +{len(METHODS) + len(TRAINED) + 6}$", planned.stdout + planned.stderr, re.M)
+    done = subprocess.run([*command, f"{tmp_path}/runs/done/compared/one_stage", *settings], **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    home = tmp_path / "data" / "robots"
+    assert weights.load(home / "generator").size == 64
+    assert weights.load(home / "compared" / "one_stage").config["stages"] == 1
+    beside = subprocess.run([*command, "-n", "--config", "domain=avatars"], **options)
+    assert beside.returncode == 0, beside.stderr[-3000:]
+    refused = subprocess.run([*command, "-n", "--config", "domain=avatars"], **options | {"env": os.environ})
+    assert refused.returncode == 1 and "STX_DATA" in refused.stderr

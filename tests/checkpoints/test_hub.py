@@ -26,7 +26,10 @@ def test_a_domain_comes_back_from_its_folder(pipe, tmp_path):
     told = json.loads((tmp_path / "config.json").read_text())
     assert told["library_name"] == "stx" and told["encoder"] == "style_transformer"
     for name in told["networks"]:
-        assert json.loads((tmp_path / name / "config.json").read_text())["sha256"] in cards.card(tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["sha256"] in (tmp_path / name / cards.FILE).read_text()
+        assert f"[{name}]({name}/README.md)" in (tmp_path / cards.FILE).read_text()
+    assert "Pipeline.from_pretrained" in (tmp_path / cards.FILE).read_text()
 
 
 def test_an_encoder_of_another_folder_is_the_one_that_comes_back(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stx import resampling
+from stx import cli, resampling
 from stx.reports import claims, figures
 from stx.reports.claims import Evidence
 
@@ -76,3 +76,23 @@ def test_the_claims_of_a_former_version_are_made_anew(tmp_path):
     verdicts(tmp_path, line("another", 0.001))
     (tmp_path / "claims.csv").write_text(former)
     assert verdicts(tmp_path, line("x", 0.001)) == {"x": "holds"}
+
+
+def test_runs_side_by_side_tell_where_they_differ(tmp_path):
+    verdicts(tmp_path / "faces", line("a", 0.001), line("b", 0.001))
+    verdicts(tmp_path / "robots", line("a", 0.001, -1), line("b", 0.001), line("c", 0.2))
+    runs = [f"{name}={tmp_path / name}" for name in ("faces", "robots")]
+    assert cli.main(["claims", *runs, "--out", str(tmp_path / "both")]) == 0
+    table = pd.read_csv(tmp_path / "both" / "claims_side_by_side.csv")
+    assert table.to_numpy().tolist() == [
+        ["a", "holds", "does not hold", "no"],
+        ["c", "not asked", "undecided", "no"],
+        ["b", "holds", "holds", "yes"],
+    ]
+
+
+@pytest.mark.parametrize("runs", [["here"], ["a=x", "a=y"], ["a=nowhere"]])
+def test_runs_need_names_and_a_table_of_claims(runs, tmp_path, capsys):
+    assert cli.main(["claims", *runs, "--out", str(tmp_path / "out")]) == 2
+    assert runs[-1].split("=")[-1] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
