@@ -4,6 +4,7 @@ A method is a function (ws, index of the attribute, target) -> (strength -> W+ c
 1 to add the attribute, 0 to remove it.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
@@ -271,27 +272,6 @@ def examine(
 
 
 @torch.no_grad()
-def shown_strength(
-    pipe: Pipeline,
-    attribute_classifier: nn.Module,
-    method: Method,
-    ws: Tensor,
-    index: int,
-    *,
-    share: float = 0.8,
-    most: float = 12.0,
-) -> float | None:
-    """The least of 12 strengths up to `most` at which `share` of the pictures of edited codes show an attribute.
-
-    None where that many never do.
-    """
-    edit = method(ws, index, 1.0)
-    for strength in np.linspace(0, most, 13)[1:]:
-        if (attribute_logits(pipe, attribute_classifier, edit(float(strength)))[:, index] > 0).mean() >= share:
-            return float(strength)
-    return None
-
-
 def easiest(
     pipe: Pipeline,
     attribute_classifier: nn.Module,
@@ -300,19 +280,25 @@ def easiest(
     logits: Float[np.ndarray, "n attributes"],
     *,
     count: int = 3,
+    share: float = 0.8,
+    most: float = 12.0,
 ) -> dict[int, float]:
     """The attributes that a method's edits show at the least strength, `count` at most, with that strength.
 
     ws, logits: codes and the image classifier's logits for their pictures, of which the first few without the
-    attribute are edited. Attributes that are not shown at any strength are left out.
+    attribute are edited. An attribute is shown at the least of 12 strengths up to `most` at which `share` of the
+    pictures show it; those that are at none are left out.
     """
-    found = {}
-    for index in range(logits.shape[1]):
-        lacking = ws[logits[:, index] < 0][:ATTRIBUTE_CODES].to(pipe.device)
-        if len(lacking):
-            found[index] = shown_strength(pipe, attribute_classifier, method, lacking, index)
-    shown = [index for index in found if found[index] is not None]
-    return {index: found[index] for index in sorted(shown, key=found.get)[:count]}
+    lacking = {k: ws[logits[:, k] < 0][:ATTRIBUTE_CODES].to(pipe.device) for k in range(logits.shape[1])}
+    edits = {k: method(codes, k, 1.0) for k, codes in lacking.items() if len(codes)}
+    found: dict[int, float] = {}
+    for strength in np.linspace(0, most, 13)[1:].tolist():
+        for k in [k for k in edits if k not in found]:
+            if (attribute_logits(pipe, attribute_classifier, edits[k](strength))[:, k] > 0).mean() >= share:
+                found[k] = strength
+        if len(found) >= count:
+            break
+    return dict(itertools.islice(found.items(), count))
 
 
 @torch.no_grad()

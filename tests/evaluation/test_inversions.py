@@ -145,7 +145,7 @@ def test_edits_of_codes_that_are_alike_are_as_good(pipe):
     assert found.loc["one", "FD-VGG16"] != pytest.approx(found.loc["far", "FD-VGG16"])
     assert (found["shown"] == 1).all()
     assert found["ID"].isna().all()
-    assert editing.shown_strength(pipe, Judge(), method, ws, 0) == 1.0
+    assert editing.easiest(pipe, Judge(), method, ws, np.full((6, 1), -1.0)) == {0: 1.0}
 
 
 def test_attributes_that_show_first_are_chosen(pipe, monkeypatch):
@@ -161,7 +161,7 @@ def test_attributes_that_show_first_are_chosen(pipe, monkeypatch):
     found = editing.easiest(pipe, attribute_classifier, add, ws, logits, count=3)
     assert list(found.items()) == [(3, 6.0), (1, 8.0), (2, 12.0)]  # and the first never
     assert list(editing.easiest(pipe, attribute_classifier, add, ws, logits, count=1)) == [3]
-    assert editing.shown_strength(pipe, attribute_classifier, add, ws, 0) is None
+    assert editing.easiest(pipe, attribute_classifier, add, ws, logits[:, :1]) == {}
     assert editing.easiest(pipe, attribute_classifier, add, ws[:0], logits[:0]) == {}
 
 
