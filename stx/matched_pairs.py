@@ -25,7 +25,7 @@ from stx.runtime import batches, plain_torch, progress
 
 FEWEST = 8  # codes with an attribute, and without, from which an edit of it is learnt
 EQUAL = 1e3  # how much one other label outweighs a distance of codes
-AT_ONCE = 1024  # codes whose neighbours are looked for together
+SEARCH_BATCH = 1024  # codes whose neighbours are looked for together
 EXCLUSIVE, IMPLIED = 0.05, 0.98  # of co-occurrence over chance; of a conditional share
 SHRINK = 0.01  # of the mean variance, added to all: codes are not exactly flat
 KIND_SHRINK = 0.02  # the same where kinds are looked for
@@ -228,7 +228,7 @@ def _companion(near: Tensor, labels: Tensor, sources: Tensor, having: Tensor) ->
 
     None where most codes have neighbours whose other labels are all equal.
     """
-    few = sources[:AT_ONCE]
+    few = sources[:SEARCH_BATCH]
     gained = labels[_nearest(near, labels, few, labels[few], having)] - labels[few] > 0.5
     return None if (~gained.any(1)).float().mean() >= 0.5 else int(gained.float().mean(0).argmax())
 
@@ -241,7 +241,7 @@ def _apart(a: Tensor, b: Tensor) -> Tensor:
 def _nearest(near: Tensor, labels: Tensor, sources: Tensor, goal: Tensor, pool: Tensor) -> Tensor:
     """For each source the position of the code of `pool` (never itself) that is nearest in labels, then in place."""
     found = []
-    for part in batches(len(sources), AT_ONCE):
+    for part in batches(len(sources), SEARCH_BATCH):
         own = sources[part.start : part.stop]
         cost = torch.cdist(near[own], near[pool]) + EQUAL * _apart(goal[part.start : part.stop], labels[pool])
         cost[own[:, None] == pool[None]] = torch.inf

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 RESAMPLES = 20_000  # a p-value is at least two in so many: sixteen comparisons and fifteen claims leave room under 0.05
-PART = 1000  # resamples at a time
+RESAMPLE_BATCH = 1000  # resamples at a time
 LEVELS = ("training", "attribute")
 
 
@@ -111,7 +111,7 @@ def _spread(array: Float[np.ndarray, "trainings attributes pictures"]) -> Float[
 
 
 def _parts(resamples: int) -> Iterator[int]:
-    return (min(PART, resamples - start) for start in range(0, resamples, PART))
+    return (min(RESAMPLE_BATCH, resamples - start) for start in range(0, resamples, RESAMPLE_BATCH))
 
 
 def _draw(rng: np.random.RandomState, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from stx.stylegan2.networks import Generator
 from stx.training import loop
 
 SIZE = 16
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture
@@ -45,14 +44,11 @@ def place(tmp_path, home, monkeypatch):
 
 
 def launched(*words, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(two_processes(words), capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(two_processes(words), capture_output=True, text=True, timeout=900, **kwargs)
 
 
 def two_processes(words: Sequence) -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [*LAUNCH, str(port), "-m", "stx.cli", *map(str, words)]
+    return [*LAUNCH, "-m", "stx.cli", *map(str, words)]
 
 
 def invert(place, out, *more) -> list[str]:

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx import runtime
 from stx.baselines.psp import PSP
-from stx.generator.gan import r1_penalty
+from stx.generator.gan import minimise, r1_penalty
 from stx.inversion import Extra
 from stx.stylegan2.networks import Generator
 
@@ -90,10 +89,7 @@ class Adversary(Extra):
         if step % R1_EVERY == 0:
             real.requires_grad_()
             total = loss + R1 / 2 * R1_EVERY * r1_penalty(self.discriminator(real), [real])
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        runtime.average_gradients(self.optimizer)
-        self.optimizer.step()
+        minimise(self.optimizer, total)
         return {f"{self.name}_loss": loss.item()}
 
 

@@ -19,7 +19,7 @@ from stx.perception.irse import IRSE, upsample_add
 from stx.stylegan2.ops import EqualLinear, PointwiseConv2d, Pool
 
 MIDDLE, FINE = 3, 7  # the first tokens of the middle and of the fine map
-HEADS = ("pyramid", "last map", "W", "W+")  # where tokens come from
+TOKEN_SOURCES = ("pyramid", "last map", "W", "W+")  # where tokens come from
 POOLED = 7  # side of the pooled map of the W+ head
 
 
@@ -86,8 +86,8 @@ class PSP(Encoder):
     ):
         w_dim = widths[-1]
         super().__init__(num_ws=num_ws, w_dim=w_dim, in_channels=in_channels)
-        if head not in HEADS or (resnet and head == "pyramid"):
-            raise InputError(f"head {head!r}: expected one of {', '.join(HEADS)}; a pyramid needs IR-SE units")
+        if head not in TOKEN_SOURCES or (resnet and head == "pyramid"):
+            raise InputError(f"head {head!r}: expected one of {', '.join(TOKEN_SOURCES)}; a pyramid needs IR-SE units")
         self.head, self.progressive, self.stage = head, progressive, num_ws
         hidden = hidden or w_dim
         self.backbone = (ResNet if resnet else IRSE)(widths=widths, units=units, in_channels=in_channels)

@@ -51,7 +51,7 @@ class Method:
 
 
 REFINES, GROWS = {"head": "last map", "in_channels": 6}, {"progressive": True}
-E4E = ("offsets", "latent")  # what training e4e takes beside the losses
+E4E_EXTRAS = ("offsets", "latent")  # what training e4e takes beside the losses
 LOWER_DISTORTION = "The Style Transformer has lower distortion than {}"
 FEWER_STAGES = "Three stages have lower distortion than fewer"
 SELF_ATTENTION = "Self-attention between the queries lowers distortion"
@@ -69,9 +69,9 @@ def _ablation(title: str, options: dict, claim: str) -> Method:
 METHODS = {
     "style_transformer": Method("Style Transformer", StyleTransformer),
     "psp": _other("pSp"),
-    "e4e": _other("e4e", GROWS, E4E),
+    "e4e": _other("e4e", GROWS, E4E_EXTRAS),
     "restyle_psp": _other("ReStyle (pSp)", REFINES),
-    "restyle_e4e": _other("ReStyle (e4e)", REFINES | GROWS, E4E),
+    "restyle_e4e": _other("ReStyle (e4e)", REFINES | GROWS, E4E_EXTRAS),
     "restyle_style_transformer": Method("ReStyle (Style Transformer)", StyleTransformer, {"in_channels": 6}),
     "idinvert": _other("IDInvert encoder", {"head": "W+"}, ("image",), "IDInvert's encoder"),
     "one_stage": _ablation("coarse only", {"stages": 1}, FEWER_STAGES),

@@ -16,7 +16,7 @@ from stx.files.errors import WeightsError
 from stx.files.places import safe_name
 
 W_PLUS = ("w", "ws", "w_plus", "latent", "latents", "projected_w", "codes")  # names that public code gives to codes
-NETWORKS = {"g_ema", "g", "d", "state_dict"}  # names of networks: what lies below them are weights
+NETWORK_KEYS = {"g_ema", "g", "d", "state_dict"}  # names of networks: what lies below them are weights
 TOKENS = range(4, 19)  # of generators of 8 to 1024 pixels: so many rows are one code
 MAX_CODES = 1_000_000
 
@@ -31,7 +31,7 @@ def codes_in(content: Any, source: str) -> dict[str, Tensor]:
         return {stem: _numbers(content, source)}
     if isinstance(content, list) and content and all(isinstance(part, Tensor | np.ndarray) for part in content):
         return {f"{stem}-{i:04d}": _numbers(part, source) for i, part in enumerate(content)}
-    if not isinstance(content, Mapping) or NETWORKS & content.keys():
+    if not isinstance(content, Mapping) or NETWORK_KEYS & content.keys():
         return {}
     if (found := _of(content)) is not None:
         return codes_in(found, source)

@@ -22,7 +22,7 @@ MARGIN, FEATHER = 0.02, 0.15  # of a crop's border: left out, and faded over, in
 UNCHANGED = 6.0  # levels of 255 by which a crop may differ and still keep half of the photograph's own detail
 SPREAD = 0.01  # over which that difference is averaged, in crop sides
 MAX_GAIN = 1.5  # of contrast, where colours are matched
-CENTRE, WIDTH = (0.5, 0.55), 0.22  # of the face in its crop, in crop sides: where colours are compared
+CENTRE, FACE_WIDTH = (0.5, 0.55), 0.22  # of the face in its crop, in crop sides: where colours are compared
 KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}
 BACK = {  # from upright pixels to those that an EXIF orientation stands for
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,7 +85,7 @@ def colour_shift(
 ) -> Float[np.ndarray, "2 3"]:
     """Gain and offset of each channel by which an inversion becomes its original, in mean and contrast."""
     side = np.arange(len(original)) / len(original)
-    weight = np.exp(-((side[:, None] - CENTRE[1]) ** 2 + (side - CENTRE[0]) ** 2) / (2 * WIDTH**2))[..., None]
+    weight = np.exp(-((side[:, None] - CENTRE[1]) ** 2 + (side - CENTRE[0]) ** 2) / (2 * FACE_WIDTH**2))[..., None]
     weight = weight / weight.sum()
     (mean, spread), (wanted, contrast) = (_moments(face.astype(np.float64), weight) for face in (inversion, original))
     gain = np.clip(contrast / np.maximum(spread, 1.0), 1 / MAX_GAIN, MAX_GAIN)

@@ -20,7 +20,7 @@ from stx.files.outputs import claim_files
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 SMOOTH = 2.0  # frames: deviation of the Gaussian over which landmarks are averaged
 FAR = 0.75  # of a face's side: further from where it was, a face is another one
-GAP = 12  # frames in which a face may be missed
+MISSED_FRAMES = 12  # frames in which a face may be missed
 QUALITY = "16"  # constant rate factor of x264: hardly to be told from the input
 
 Frame = UInt8[np.ndarray, "h w 3"]
@@ -115,7 +115,7 @@ def follow(found: Iterable[list[Face]]) -> list[Face | None]:
 def steady(track: list[Face | None], smooth: float = SMOOTH) -> list[Face | None]:
     """The face in every frame: where it was not found its landmarks are interpolated, then all are smoothed over time.
 
-    smooth: deviation of the Gaussian, in frames; 0: as found. A frame further than `GAP` from any with the face has
+    smooth: deviation of the Gaussian, in frames; 0: as found. A frame further than `MISSED_FRAMES` from any with it has
     None. Raises `ImageError` where there is none at all.
     """
     known = [i for i, face in enumerate(track) if face is not None]
@@ -126,7 +126,7 @@ def steady(track: list[Face | None], smooth: float = SMOOTH) -> list[Face | None
     points = np.stack([np.interp(every, known, line) for line in there.T], 1)
     if smooth:
         points = ndimage.gaussian_filter1d(points, smooth, axis=0, mode="nearest")
-    far = np.abs(every[:, None] - known).min(1) > GAP
+    far = np.abs(every[:, None] - known).min(1) > MISSED_FRAMES
     like = track[known[0]]
     return [None if far[i] else replace(like, points=points[i].reshape(5, 2)) for i in every]
 

@@ -17,7 +17,7 @@ from stx.pipeline import Pipeline
 from stx.runtime import batched, batches
 
 LONGEST = 1.5  # strength of edits, 1 being a whole one
-PART = 256  # codes edited together
+EDIT_BATCH = 256  # codes edited together
 
 
 def mixed(ws: Float[Tensor, "n num_ws w_dim"], count: int, *, seed: int = 0) -> Float[Tensor, "count num_ws w_dim"]:
@@ -41,7 +41,7 @@ def edited(
         raise EditError("too few training pictures to learn any edit from")
     target, index = known[torch.randint(len(known), (count,), generator=random)].T
     strength = LONGEST * torch.rand(count, generator=random)
-    parts = [slice(part.start, part.stop) for part in batches(count, PART)]
+    parts = [slice(part.start, part.stop) for part in batches(count, EDIT_BATCH)]
     moved = [matched(source[part], index[part].tolist(), target[part].float().tolist()) for part in parts]
     return label_editing.edit(source, torch.cat(moved), strength)
 

@@ -30,7 +30,7 @@ Edit = Callable[[float], Tensor | dict[str, Tensor]]
 Method = Callable[[Tensor, int, float], Edit]
 STRENGTH_CODES = 4  # codes on which strengths are found
 ATTRIBUTE_CODES = 16  # codes on which attributes are tried
-COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
+MATCHED_COMPONENTS = 32  # of GANSpace and SeFa, as many as LatentCLR has
 
 
 def paper_method(
@@ -119,7 +119,7 @@ class Methods(Mapping):
             "InterFaceGAN": lambda: _global(self._planes),
             "InterFaceGAN, conditional": self._conditional,
             "GANSpace": self._ganspace,
-            "SeFa": lambda: self._matched(SeFa().fit(pipe.generator).directions_[:COMPONENTS]),
+            "SeFa": lambda: self._matched(SeFa().fit(pipe.generator).directions_[:MATCHED_COMPONENTS]),
             "LatentCLR": self._latentclr,
             "StyleSpace": self._stylespace,
             "StyleFlow": self._styleflow,
@@ -180,10 +180,12 @@ class Methods(Mapping):
 
     def _ganspace(self) -> Method:
         w = self.sampled[0][:, 0].cpu().numpy()
-        return self._matched(GANSpace(components=min(COMPONENTS, *w.shape)).fit(w).directions_)
+        return self._matched(GANSpace(components=min(MATCHED_COMPONENTS, *w.shape)).fit(w).directions_)
 
     def _latentclr(self) -> Method:
-        found = LatentCLR(self.pipe.generator, steps=self.steps["contrastive"], count=COMPONENTS, seed=self.seed)
+        found = LatentCLR(
+            self.pipe.generator, steps=self.steps["contrastive"], count=MATCHED_COMPONENTS, seed=self.seed
+        )
         return self._matched(found.fit(self.sampled[0][:, 0], self.watch).directions_)
 
     def _stylespace(self) -> Method:

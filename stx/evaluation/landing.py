@@ -6,7 +6,7 @@ labels should be as before.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,11 +53,13 @@ class Cases:
 
     def subset(self, chosen: Sequence[int] | np.ndarray) -> "Cases":
         """Some of the cases, in this order."""
-        people = None if self.people is None else [self.people[i] for i in chosen]
-        references = None if self.references is None else self.references[chosen]
-        right = [self.any_labels[i] for i in chosen]
-        numbers = (part[chosen] for part in (self.positions, self.index, self.target, self.labels))
-        return Cases(*numbers, right, people, references)
+        own = {name: part for name, part in vars(self).items() if part is not None}
+        return Cases(**{k: v[chosen] if isinstance(v, np.ndarray) else [v[i] for i in chosen] for k, v in own.items()})
+
+    def by_edit(self) -> Iterator[tuple[int, int, Int[np.ndarray, "m"]]]:
+        """Attribute, wanted label and the cases of each edit that there is."""
+        for k, target in sorted(set(zip(self.index.tolist(), self.target.tolist(), strict=True))):
+            yield k, target, np.flatnonzero((self.index == k) & (self.target == target))
 
     def truth(self) -> Float[Tensor, "n 3 h w"] | None:
         """The pictures that the edits should give, drawn; None where nobody can draw them."""
@@ -218,8 +220,7 @@ def edit_until(
 ) -> Float[Tensor, "n num_ws w_dim"]:
     """The codes of all cases after `pipe.edit` with `until`. names: of the attributes."""
     found = torch.empty_like(ws)
-    for k, target in sorted(set(zip(cases.index.tolist(), cases.target.tolist(), strict=True))):
-        own = np.flatnonzero((cases.index == k) & (cases.target == target))
+    for k, target, own in cases.by_edit():
         found[own] = pipe.edit(ws[own], **{WAYS[target]: [names[k]]}, until=probability)
     return found
 
@@ -246,8 +247,7 @@ def edit_all(
 ) -> Codes:
     """The codes of all cases after a method's edits (`stx.evaluation.editing`), at one strength."""
     parts = {}
-    for k, target in sorted(set(zip(cases.index.tolist(), cases.target.tolist(), strict=True))):
-        chosen = np.flatnonzero((cases.index == k) & (cases.target == target))
+    for k, target, chosen in cases.by_edit():
         for batch in np.array_split(chosen, -(-len(chosen) // MEASURE_BATCH)):
             parts[tuple(batch)] = method(ws[batch], k, float(target))(strength)
     return _in_order(list(parts.values()), [np.array(where) for where in parts])

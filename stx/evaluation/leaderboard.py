@@ -14,7 +14,7 @@ from stx.files.untrusted import one_line
 from stx.reports import figures
 
 ORDER = {"inversion": ("LPIPS-Alex", True), "editing": ("all right", False)}  # the best by it first; is less better
-TEXT = """# Leaderboard
+PAGE_TEXT = """# Leaderboard
 
 Inversion and editing methods under one protocol, beside those of the paper and ours. Made by `stx score`.
 
@@ -79,7 +79,7 @@ def write(found: dict[str, Scores], folder: str | Path, record: dict) -> Path:
         grid = figures.show_grid(list(scores.pictures.values()), row_names=list(scores.pictures), titles=scores.titles)
         figures.save_figure(grid, f"score_{part}_pictures", folder, record)
         plt.close(grid)
-    body = TEXT.format(tables="".join(f"{table}\n\n" for table in tables), protocol="\n\n".join(protocol))
+    body = PAGE_TEXT.format(tables="".join(f"{table}\n\n" for table in tables), protocol="\n\n".join(protocol))
     scale, commit = record["parameters"]["scale"], record["commit"][:12]
     write_text(folder / "LEADERBOARD.md", f"{body}\n\nMade {record['made']} by stx {commit} at {scale} scale.\n")
     return figures.write_index(folder)

@@ -32,7 +32,7 @@ STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 INVERSION = ("L2", "LPIPS-Alex", "ID", "ID-MoCo", "MS-SSIM")
 EDITING = ("shown", "others right", "all right", "share of the way")
 COLUMNS = ("method", "own", "metric", "pictures", "value", "low", "high", "beside", "gap", "gap_low", "gap_high", "p")
-SHOWN = 6  # pictures of a method on the page
+SHOWN_PICTURES = 6  # pictures of a method on the page
 
 
 @dataclass
@@ -54,7 +54,7 @@ def inversion(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores
     sizes: `count` pictures, of which searches get the first `searched`, and `resamples`.
     """
     test = pipe.domain.split("test", sizes["count"])
-    shown = min(SHOWN, len(test), sizes["searched"])
+    shown = min(SHOWN_PICTURES, len(test), sizes["searched"])
     scores = Scores(pd.DataFrame(), {"picture": test.uint8(range(shown))})
     methods = inversions.encoders(pipe, inversions.names(pipe.domain.name, pipe.folder))
     own = {method.title for name, method in methods.items() if not _of_stx(name)}
@@ -98,7 +98,7 @@ def edits(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores:
     )
     truth = landing.distance_to_truth(pipe, starts, cases.truth())
     added = np.flatnonzero(cases.target == 1)
-    chosen = added[:: max(len(added) // SHOWN, 1)][:SHOWN]
+    chosen = added[:: max(len(added) // SHOWN_PICTURES, 1)][:SHOWN_PICTURES]
     scores = Scores(pd.DataFrame(), {"inversion": images.to_uint8(pipe.reconstruct(starts[chosen]))})
     scores.titles = [pipe.domain.attributes[k] for k in cases.index[chosen]]
     measured = {}

@@ -26,8 +26,8 @@ from stx.pipeline import Pipeline
 FIT_CODES = 2048  # codes on which methods are fitted
 SHIPPED = "sampled_logits"  # in a domain's folder and in the cache
 SEFA, GANSPACE, CONVERTED = "SeFa components", "GANSpace components", "converted directions"
-SHOWN = 10  # components and directions of one file
-AT_ONCE = ("matched pairs", "first order", "second order")  # methods that need no fitting, the usual one first
+SHOWN_COMPONENTS = 10  # components and directions of one file
+WITHOUT_FIT = ("matched pairs", "first order", "second order")  # methods that need no fitting, the usual one first
 REACH = {  # the largest strength on a slider; the methods' units differ
     "matched pairs": 2.0,
     "natural, six steps": 24.0,
@@ -62,15 +62,15 @@ class Choices(Mapping):
         self.attributes: tuple[str, ...] = tuple(classifier.attributes) if classifier else ()
         self._by_label = editing.Methods(pipe, classifier, self.sampled, seed=seed) if classifier else {}
         self._fit: dict[str, Callable[[], editing.Method]] = {SEFA: self._sefa, GANSPACE: self._ganspace}
-        self._names = {name: tuple(f"component {i + 1}" for i in range(SHOWN)) for name in self._fit}
+        self._names = {name: tuple(f"component {i + 1}" for i in range(SHOWN_COMPONENTS)) for name in self._fit}
         files = sorted(name.removeprefix("directions-") for name in pipe.present() if name.startswith("directions-"))
-        self._converted = {name: pipe.directions(name)[:SHOWN] for name in files}
+        self._converted = {name: pipe.directions(name)[:SHOWN_COMPONENTS] for name in files}
         if files:
             named = ((name, range(len(found))) for name, found in self._converted.items())
             self._names[CONVERTED] = tuple(f"{n}:{i}" if len(count) > 1 else n for n, count in named for i in count)
             self._fit[CONVERTED] = lambda: _along(torch.cat(list(self._converted.values())))
         self._fitted: dict[str, editing.Method] = {}
-        without_logits = {*AT_ONCE, "natural, six steps", "constrained, six steps"}
+        without_logits = {*WITHOUT_FIT, "natural, six steps", "constrained, six steps"}
         known = {*(REACH if attribute_classifier else without_logits), *EDITORS}
         self._offered = [*(name for name in self._by_label if name in known), *self._fit]
 
@@ -96,11 +96,11 @@ class Choices(Mapping):
     @property
     def usual(self) -> str:
         """The method to begin with."""
-        return next((name for name in (*AT_ONCE, CONVERTED) if name in self), GANSPACE)
+        return next((name for name in (*WITHOUT_FIT, CONVERTED) if name in self), GANSPACE)
 
     def is_quick(self, name: str) -> bool:
         """Whether asking for a method takes a moment, and not seconds of fitting."""
-        if name in self._fit or name in AT_ONCE or name in self._by_label.fitted:
+        if name in self._fit or name in WITHOUT_FIT or name in self._by_label.fitted:
             return True
         return name not in EDITORS and (name.endswith("six steps") or self._kept() is not None)
 
@@ -141,10 +141,10 @@ class Choices(Mapping):
         return self.pipe.sample(FIT_CODES, seed=self.seed)[:, 0].cpu().numpy()
 
     def _sefa(self) -> editing.Method:
-        return self._components(SeFa().fit(self.pipe.generator).directions_[:SHOWN])
+        return self._components(SeFa().fit(self.pipe.generator).directions_[:SHOWN_COMPONENTS])
 
     def _ganspace(self) -> editing.Method:
-        return self._components(GANSpace(components=SHOWN).fit(self._codes()).directions_)
+        return self._components(GANSpace(components=SHOWN_COMPONENTS).fit(self._codes()).directions_)
 
     def _components(self, directions: Float[np.ndarray, "count w_dim"]) -> editing.Method:
         """A strength of 1 is a standard deviation of codes along the component."""

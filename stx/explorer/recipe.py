@@ -10,7 +10,7 @@ from stx.files.untrusted import one_line
 MAX_STRENGTH = 1000.0  # of any method; sliders end long before
 MAX_PSI = 1.5
 MAX_SEED = 10**6  # of samples
-KINDS = {  # of what a recipe holds
+FIELD_TYPES = {  # of what a recipe holds
     "domain": (str,),
     "source": (str,),
     "number": (int,),
@@ -73,14 +73,16 @@ class State:
         """A state from its recipe. Raises `ExplorerError` when it is none."""
         try:
             given = json.loads(text)
-            unknown = [name for name in given if name not in KINDS]
+            unknown = [name for name in given if name not in FIELD_TYPES]
             if unknown or not isinstance(given, dict):
-                raise ValueError(f"unknown {unknown[0]!r}; it has: {', '.join(KINDS)}" if unknown else "no JSON object")
+                raise ValueError(
+                    f"unknown {unknown[0]!r}; it has: {', '.join(FIELD_TYPES)}" if unknown else "no JSON object"
+                )
             pairs = {name: tuple(given[name]) for name in ("tokens", "mix_tokens") if given.get(name) is not None}
             state = cls(**given | pairs)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ExplorerError(f"not a recipe of the explorer: {one_line(error)}") from None
-        for name, kinds in KINDS.items():
+        for name, kinds in FIELD_TYPES.items():
             value = getattr(state, name)
             if not isinstance(value, kinds) or isinstance(value, bool) != (kinds == (bool,)):
                 raise ExplorerError(f"recipe: {name} is {value!r}, expected {' or '.join(k.__name__ for k in kinds)}")

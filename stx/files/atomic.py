@@ -17,7 +17,7 @@ from stx.files.errors import FileError
 from stx.files.untrusted import one_line
 
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # process numbers mean nothing on another machine
-PART = re.compile(r"\..*-([0-9a-f]{8})-(\d+)\.part")
+PART_NAME = re.compile(r"\..*-([0-9a-f]{8})-(\d+)\.part")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,7 +55,7 @@ def sweep_parts(folder: Path) -> None:
     """Deletes, once per process, what killed processes of this machine left half-written in a folder."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
-            found = PART.fullmatch(entry.name)
+            found = PART_NAME.fullmatch(entry.name)
             if found and found[1] == HOST and not _alive(int(found[2])):
                 Path(entry.path).unlink(missing_ok=True)
 

@@ -146,10 +146,8 @@ def _encode(reader: Any, text: Any, *_: Any) -> bytes:  # protocol 2 writes byte
 
 
 def _bytes(reader: Any, raw: Any = b"", *_: Any) -> bytes:
-    return _encode(reader, raw) if isinstance(raw, str) else _plain_bytes(reader, raw)
-
-
-def _plain_bytes(reader: Any, raw: Any) -> bytes:
+    if isinstance(raw, str):
+        return _encode(reader, raw)
     if not isinstance(raw, bytes | bytearray):
         raise Refused("bytes that are a number")
     reader.budget.spend(len(raw))

@@ -40,7 +40,7 @@ FLOW_AVERAGE = 0.998  # decay of the flow's averaged weights
 FLOW_STEPS = 10  # of Heun's method from z to w
 HELD = 2**31  # bytes of training pictures that are held in memory to be drawn again
 READ = 64  # pictures read at a time
-PART = 2048  # codes drawn at a time
+DRAW_BATCH = 2048  # codes drawn at a time
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class MappingTask(Resumable):
     @cached_property
     def codes(self) -> Float[Tensor, "count w_dim"]:
         """Where the flow takes `z`."""
-        return torch.cat([self.flow.codes(part) for part in progress(self.z.split(PART), desc="drawing codes")])
+        return torch.cat([self.flow.codes(part) for part in progress(self.z.split(DRAW_BATCH), desc="drawing codes")])
 
     def step(self, step: int) -> dict[str, float]:
         """One update."""
@@ -327,7 +327,7 @@ def scale_w(generator: Generator, like: Generator) -> None:
     """
 
     def spread(net: Generator) -> Tensor:
-        z = torch.randn(PART, net.w_dim, generator=torch.Generator().manual_seed(0))
+        z = torch.randn(DRAW_BATCH, net.w_dim, generator=torch.Generator().manual_seed(0))
         return net.mapping(z.to(net.latent_avg)).std(0).mean()
 
     factor = 2.0 ** (spread(generator) / spread(like)).log2().round().item()

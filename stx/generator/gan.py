@@ -245,13 +245,13 @@ class GanTask:
             fake = self.generator(self.sample_ws(len(real)), noise="random")
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
         loss = discriminator_loss(real_logits, fake_logits)
-        _minimise(self.d_optimizer, loss)
+        minimise(self.d_optimizer, loss)
         return {"d_loss": loss.detach(), "d_real": real_logits.detach().mean(), "d_fake": fake_logits.detach().mean()}
 
     def _regularise_discriminator(self, real: Tensor) -> dict[str, Tensor]:
         views = [view.detach().requires_grad_() for view in self.discriminator.views(real)]
         penalty = r1_penalty(self.discriminator.score(views), views)
-        _minimise(self.d_optimizer, self.r1_gamma / 2 * self.r1_every * penalty)
+        minimise(self.d_optimizer, self.r1_gamma / 2 * self.r1_every * penalty)
         return {"r1": penalty.detach()}
 
     def _update_generator(self) -> dict[str, Tensor]:
@@ -261,7 +261,7 @@ class GanTask:
         losses = {"g_loss": generator_loss(self.discriminator(fake))}
         losses |= {extra.name: extra(self.generator, fake) for extra in self.extras}
         weights = [1.0, *(extra.weight for extra in self.extras)]
-        _minimise(self.g_optimizer, sum(w * loss for w, loss in zip(weights, losses.values(), strict=True)))
+        minimise(self.g_optimizer, sum(w * loss for w, loss in zip(weights, losses.values(), strict=True)))
         for p in self.learning:
             p.requires_grad_(True)
         return {name: loss.detach() for name, loss in losses.items()}
@@ -273,11 +273,12 @@ class GanTask:
         mean = lengths.mean() + (length["path_length"] - lengths.detach().mean())  # of all processes, with a gradient
         penalty, pl_mean = path_length_penalty(lengths, mean, self.pl_mean)
         self.pl_mean = pl_mean.item()
-        _minimise(self.g_optimizer, self.pl_weight * self.pl_every * penalty)
+        minimise(self.g_optimizer, self.pl_weight * self.pl_every * penalty)
         return length
 
 
-def _minimise(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def minimise(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One update down the gradient of a loss, its mean over all processes."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     runtime.average_gradients(optimizer)

@@ -70,19 +70,9 @@ def editing() -> Figure:
         "C2": (7.2, 0.0, "latent\nclassifier C", FROZEN),
         "like": (5.4, 0.0, "attribute like $w_r$,\nothers like $w_s$", DATA),
     }
-    arrows = [
-        ("w", "C", ""),
-        ("C", "loss", ""),
-        ("loss", "n", "gradient"),
-        ("n", "we", ""),
-        ("ws", "self", ""),
-        ("self", "T", "queries"),
-        ("wr", "T", "keys, values"),
-        ("T", "delta", ""),
-        ("delta", "out", ""),
-        ("out", "C2", ""),
-        ("C2", "like", ""),
-    ]
+    plain = "w C, C loss, n we, ws self, T delta, delta out, out C2, C2 like"
+    arrows = [(*pair.split(), "") for pair in plain.split(", ")]
+    arrows += [("loss", "n", "gradient"), ("self", "T", "queries"), ("wr", "T", "keys, values")]
     figure = _draw(boxes, arrows, width=7.2, height=3.0)
     figure.axes[0].axhline(2.25, color="0.7", linewidth=0.6)
     for y, name in ((3.75, "by a label"), (2.0, "by a reference")):

@@ -17,7 +17,7 @@ from stx.files.errors import InputError
 from stx.reports import scales
 from stx.reports.figures import read_table
 
-SAME = 2e-3  # relative: processors and releases of torch round in other ways
+SAME_RTOL = 2e-3  # relative: processors and releases of torch round in other ways
 TIMED = re.compile(r"(?:^|[ ,(])(?:s|ms|seconds?|GiB)\b|times faster|per s\b|share of a matrix product")
 ENDS = ("low", "high")
 BESIDE = ("claims", "sweep_")  # files that are compared otherwise, or not at all
@@ -90,7 +90,7 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
             inside = (low <= most) & (least <= high)
             biased = there["row"].str.contains(BIASED).to_numpy() | bool(BIASED.search(column))
             chosen &= ~biased & np.isfinite(low) & np.isfinite(least)
-        same = np.isclose(now, was, rtol=SAME, atol=1e-9, equal_nan=True) | inside
+        same = np.isclose(now, was, rtol=SAME_RTOL, atol=1e-9, equal_nan=True) | inside
         found = {"table": name, "row": there["row"], "column": column, "committed": was, "run": now, "agrees": same}
         rows.append(pd.DataFrame(found).reset_index(drop=True)[chosen])
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()

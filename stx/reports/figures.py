@@ -56,7 +56,7 @@ RC = {
 
 MARKERS = "osD^v<>pXP"
 GREY = "0.6"  # of what stands behind
-GAP = 0.04  # between the pictures of a grid, as a share of their side
+GRID_GAP = 0.04  # between the pictures of a grid, as a share of their side
 LETTERS = 18  # of a title of a grid that fit into an inch
 APART = 20  # a line of a training breaks where its points are this many times farther apart than mostly
 LONG_TABLE = 60  # lines from which the index only links a table
@@ -280,7 +280,7 @@ def show_grid(
     rows = [np.asarray(row) for row in rows]
     columns = max(map(len, rows))
     h, w = (max(row.shape[axis] for row in rows) for axis in (1, 2))
-    down, right = h + round(GAP * h), w + round(GAP * w)
+    down, right = h + round(GRID_GAP * h), w + round(GRID_GAP * w)
     canvas = np.full((down * len(rows), right * columns, 3), 255, dtype=np.uint8)
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):

@@ -172,12 +172,12 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
             a.copy_(b)
 
 
-def falling_rate(optimizer: torch.optim.Optimizer, steps: int, decay: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """The schedule of a rate that falls linearly to a hundredth over the last `decay` share of `steps`."""
+def falling_rate(optimizer: torch.optim.Optimizer, steps: int, lr_decay: float) -> torch.optim.lr_scheduler.LambdaLR:
+    """The schedule of a rate that falls linearly to a hundredth over the last `lr_decay` share of `steps`."""
 
     def rate(step: int) -> float:
-        left = (steps - step) / max(steps * decay, 1)
-        return min(1.0, max(left, 0.01)) if decay else 1.0
+        left = (steps - step) / max(steps * lr_decay, 1)
+        return min(1.0, max(left, 0.01)) if lr_decay else 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 

@@ -288,7 +288,7 @@ def bare(tiny, tmp_path, monkeypatch):
 
 
 def test_a_domain_without_labels(bare, monkeypatch):
-    monkeypatch.setattr(choices, "SHOWN", 3)
+    monkeypatch.setattr(choices, "SHOWN_COMPONENTS", 3)
     monkeypatch.setattr(editing, "strangeness", lambda pipe, image: image.square().mean((1, 2, 3)).numpy())
     app = ExplorerApp(str(bare), device="cpu")
     explorer = app.explorer
@@ -322,7 +322,7 @@ def test_a_domain_without_pictures(tiny, tmp_path, monkeypatch):
     """As ffhq after `stx convert`: there are samples and uploads."""
     monkeypatch.setenv("STX_DATA", str(tmp_path))
     monkeypatch.setattr(module.pipeline.datasets, "SIZES", {"ffhq": (16, (16, 16))})
-    monkeypatch.setattr(choices, "SHOWN", 3)
+    monkeypatch.setattr(choices, "SHOWN_COMPONENTS", 3)
     for name in ("generator", "style_transformer"):
         weights.save(tiny[name], tmp_path / "ffhq" / name, dtype=torch.float32)
     app = ExplorerApp("ffhq", device="cpu")
