@@ -93,14 +93,14 @@ def release(*given):
 @pytest.mark.parametrize(
     ("book", "given", "made"),
     [
-        ("00_domain", {"from_scratch": True}, "*/state.pt"),
+        release("00_domain", {"from_scratch": True}, "*/state.pt"),
         ("01_generator", {"from_scratch": True}, "*/state.pt"),
         release("01_generator", {"more_steps": 2, "keep": 10.0, "clear": 1.0}, "generator_*/samples/000002.png"),
         release("01_generator", {"decoder_steps": 2, "more_steps": 2, "drawn": 1.0}, "decoder_*/mapping/state.pt"),
         ("02_train_inversion", {"from_scratch": True}, "*/state.pt"),
         ("03_inversion_quality", {}, ""),
-        ("05_latent_classifier", {"from_scratch": True}, "*/state.pt"),
-        ("06_label_editing", {}, ""),
+        release("05_latent_classifier", {"from_scratch": True}, "*/state.pt"),
+        release("06_label_editing", {}, ""),
         release("07_reference_editing", {}, "*/state.pt"),
         release("08_attribute_dependency", {"own": "mine.py"}, ""),
         ("09_explorer", {}, ""),
