@@ -20,7 +20,7 @@ from stx.domains.splits import Dataset
 from stx.generator.graphs import Replayed
 from stx.generator.projected import ProjectedDiscriminator
 from stx.stylegan2.networks import Discriminator, Generator
-from stx.training.loop import batch_positions, ema_update, falling_rate
+from stx.training.loop import Resumable, ema_update, falling_rate
 
 REMEMBERED = 512  # latest samples, which tell how often an attribute is shown; more would be stale
 
@@ -130,7 +130,7 @@ class ClearAttributes(ExtraLoss):
         self.seen = state["seen"]
 
 
-class GanTask:
+class GanTask(Resumable):
     """A generator and a discriminator, their optimisers and the averaged generator (a `training.Task`).
 
     lr falls linearly to zero over the last `lr_decay` share of `steps`; the mapping network's is `mapping_rate` times
@@ -171,6 +171,7 @@ class GanTask:
         self.discriminator = discriminator.to(device).train()
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.data, self.batch, self.seed, self.device = data, batch, seed, device
+        self.examples = len(data)
         self.mirror, self.mixing, self.r1_gamma, self.r1_every = mirror, mixing, r1_gamma, r1_every
         self.pl_weight, self.pl_every, self.pl_mean = pl_weight, pl_every, 0.0
         self.ema_images, self.ema_rampup, self.head_start = ema_images, ema_rampup, head_start
@@ -193,10 +194,6 @@ class GanTask:
         self.learn_real = Replayed(self._update_discriminator, self.replays)
         self.learn_smooth = Replayed(self._regularise_discriminator, self.replays)
         self.learn_to_draw = Replayed(self._update_generator, self.replays)
-
-    def positions(self, step: int) -> list[int]:
-        """Data positions of batch `step`."""
-        return batch_positions(len(self.data), self.batch, step, self.seed).tolist()
 
     def step(self, step: int) -> dict[str, float]:
         """One update of D and one of G on the same number of pictures."""
