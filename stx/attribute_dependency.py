@@ -6,14 +6,14 @@ largest, both compared at equal delta_t. Avatars can also be drawn again with no
 ground truth that no set of photographs has.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from stx import resampling
+from stx import metrics, resampling
 from stx.files.errors import InputError
 
 BINS = (0.25, 0.75, 1.25, 1.75, 2.25)  # edges of achieved target change, in standard deviations of the logit
@@ -57,7 +57,7 @@ def curve(
     its edges, how many, their mean target change, and of every column mean (attributes count alike), low and high.
     """
     rows = []
-    for low, high in pairwise(bins):
+    for low, high in itertools.pairwise(bins):
         inside, others = (
             None if table is None else table[table["target change"].between(low, high, inclusive="left")]
             for table in (edits, beside)
@@ -95,6 +95,36 @@ def where(edits: pd.DataFrame, needed: float | str, columns: Sequence[str]) -> p
             row[2:] = [a + share * (b - a) for a, b in ends]
         rows.append(row)
     return pd.DataFrame(rows, columns=["attribute", "picture", *columns])
+
+
+def reached(edits: pd.DataFrame, points: Mapping[str, float | str]) -> dict[tuple[str, str], pd.DataFrame]:
+    """`where` for mean-AD and max-AD, by method and point; points: what is needed (see there) by its name."""
+    methods = list(edits.groupby("method", sort=False))
+    columns = ["mean-AD", "max-AD"]
+    return {(method, point): where(part, points[point], columns) for method, part in methods for point in points}
+
+
+def by_attribute(
+    found: Mapping[tuple[str, str], pd.DataFrame], names: Sequence[str], *, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """A row per method and attribute of what `reached` found: how many pictures get to each point, and AD there.
+
+    With 95 % intervals over pictures, of shares Wilson's. Columns of the first point have the plain names.
+    """
+    methods, points = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
+    rows = []
+    for method, name in itertools.product(methods, names):
+        row = {"method": method, "attribute": name}
+        for point in points:
+            part = found[method, point].query("attribute == @name")
+            there = metrics.share_interval(part["mean-AD"].notna().to_numpy())
+            row |= dict(zip((f"reached, {point}{end}" for end in ("", " low", " high")), there, strict=True))
+            for key in ("mean-AD", "max-AD"):
+                at = resampling.mean(part, key, resamples=resamples, seed=seed)
+                told = key if point == points[0] else f"{key} {point}"
+                row |= {told: at.value, f"{told} low": at.low, f"{told} high": at.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def strengths(

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,11 +20,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stx import runtime
+from stx.detail.kept import Inversion, joined
+from stx.detail.refinement import STEPS
 from stx.domains import align, images
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import fingerprint
 from stx.files.errors import FileError, ImageError, InputError, WeightsError
 from stx.files.outputs import Names, claim_files, claim_output, is_folder, lock_output, png_source
+from stx.files.untrusted import one_line
 from stx.pipeline import Codes, Pipeline
 from stx.runtime import batches, progress
 
@@ -32,6 +35,8 @@ SHARD_SIZE = 256  # pictures; what a process that is killed has to do again
 BATCH_SIDE = 2048  # pixels of all pictures of a batch side by side
 PAIR = "_pair"  # the ending of a picture's name for input beside inversion
 SHARD_NAME = re.compile(r"codes-\d{5,}\.safetensors")
+STAMP = re.compile(r"[0-9a-f]{8}")  # what `fingerprint` gives; converted codes may have words there
+SEARCHED = 8  # pictures of a shard at most where they are searched for, and much may be kept of each
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def invert_files(
     faces: bool = False,
     reconstruct: bool = True,
     shard: int = SHARD_SIZE,
+    detail: str = "codes",
 ) -> tuple[int, list[str]]:
     """Inverts picture files into a folder; returns how many were there already, and what went wrong with the others.
 
@@ -58,7 +64,8 @@ def invert_files(
     `NAME.png`, as large as the generator draws, and `NAME_pair.png`, input beside inversion as encoders see them.
     Pictures whose codes are there are left out, changed ones are done again; of several processes each takes its share
     of the shards. Another command that writes into the folder is waited for.
-    faces: invert every face of a photograph, aligned as FFHQ's.
+    faces: invert every face of a photograph, aligned as FFHQ's. detail: how what codes lose is kept
+    (`stx.detail.registry`): beside `ws` as `kept.NAME [n, ...]`, see `load_inversions`; pictures show it.
     Raises `WeightsError` for a folder with codes of other networks or a damaged shard, `FileError` for a full disk,
     and before anything is written where an input or a file that stx did not make would be replaced.
     """
@@ -66,6 +73,9 @@ def invert_files(
         raise InputError(f"shards of {shard} codes: at least 1")
     out, paths = Path(out), list(dict.fromkeys(paths))
     settings = {"encoder": fingerprint(pipe.encoder), "generator": fingerprint(pipe.generator), "faces": faces}
+    if detail != "codes":
+        settings |= {"detail": detail, detail: fingerprint(pipe.detail(detail))}
+        shard = min(shard, SEARCHED) if detail in STEPS else shard
     _check_output(out, paths, settings, reconstruct)
     with _sole_writer(out):
         new, names, first = _check_output(out, paths, settings, reconstruct)
@@ -76,15 +86,15 @@ def invert_files(
         batch = max(BATCH_SIDE // pipe.domain.resolution, 1)
         with progress(None, total=sum(len(part) for _, part in mine), desc="inverting", unit="img") as bar:
             for number, part in mine:
-                rows, codes = [], []
+                rows, found = [], []
                 for at in range(0, len(part), batch):
                     read = _read(pipe, part[at : at + batch], names if faces else None, failed)
                     if read:
                         rows += [row for row, _ in read]
-                        codes.append(_invert(pipe, read, out if reconstruct else None))
+                        found.append(_invert(pipe, read, out if reconstruct else None, detail))
                     bar.update(len(part[at : at + batch]))
                 if rows:
-                    _write(out / f"codes-{number:05d}.safetensors", rows, torch.cat(codes), settings)
+                    _write(out / f"codes-{number:05d}.safetensors", rows, joined(found).tensors(), settings)
         failed = gather_object(failed)
         if runtime.is_main():
             there = _write_index(out, settings)
@@ -154,7 +164,7 @@ def edit_files(
                 if read:
                     image = torch.stack([picture for _, picture in read])
                     found = pipe.invert_detail(image, detail)
-                    codes = found.ws if detail == "codes" else None
+                    codes = None if detail == "search" else found.ws
                     warn_of_strangers(pipe, [row.source for row, _ in read], image, codes)
                     drawn = pipe.redraw(found, edit)
                     for (row, _), picture in zip(read, images.to_uint8(drawn), strict=True):
@@ -166,23 +176,26 @@ def edit_files(
 def edit_codes(pipe: Pipeline, folders: Sequence[Path], out: str | Path, edit: Callable[[Tensor], Codes]) -> int:
     """Edits the codes in folders of `stx invert` or `stx convert` and draws them as `NAME.png`; returns how many.
 
-    Raises `WeightsError` for a folder without codes, `InputError` for codes of another generator, `FileError` as
-    `edit_files`.
+    What was kept beside codes is drawn too. Raises `WeightsError` for a folder without codes or of other networks,
+    `FileError` as `edit_files`.
     """
-    out, found = Path(out), {folder: load_codes(folder) for folder in folders}
+    out, found = Path(out), {folder: list(_index(folder)[1]) for folder in folders}
+    for folder in found:
+        next(load_inversions(folder, pipe))  # what cannot be drawn is told before anything is written
     with lock_output(out):
-        names = _names_in(out)
-        rows = [(folder / name, ws) for folder, codes in found.items() for name, ws in zip(*codes, strict=True)]
-        files = [out / f"{names.reserve(source.name, _source(source))}.png" for source, _ in rows]
-        claim_files(files)
-        size = max(BATCH_SIDE // pipe.domain.resolution, 1)
-        with progress(None, total=len(rows), desc="editing", unit="img") as bar:
-            for part in batches(len(rows), size):
-                ws = torch.stack([rows[i][1] for i in part]).to(pipe.device)
-                for i, picture in zip(part, images.to_uint8(pipe.synthesize(edit(ws))), strict=True):
-                    images.save_image(picture, files[i], source=_source(rows[i][0]))
-                bar.update(len(part))
-    return len(rows)
+        names, size = _names_in(out), max(BATCH_SIDE // pipe.domain.resolution, 1)
+        sources = [folder / name for folder, own in found.items() for name in own]
+        files = {source: out / f"{names.reserve(source.name, _source(source))}.png" for source in sources}
+        claim_files(files.values())
+        with progress(None, total=len(files), desc="editing", unit="img") as bar:
+            for folder in found:
+                for own, inversion in load_inversions(folder, pipe):
+                    for part in batches(len(own), size):
+                        drawn = pipe.redraw(inversion[part.start : part.stop], edit)
+                        for i, picture in zip(part, images.to_uint8(drawn), strict=True):
+                            images.save_image(picture, files[folder / own[i]], source=_source(folder / own[i]))
+                        bar.update(len(part))
+    return len(files)
 
 
 def save_codes(folder: str | Path, codes: Mapping[str, Tensor], file: Path, generator: str) -> None:
@@ -196,7 +209,7 @@ def save_codes(folder: str | Path, codes: Mapping[str, Tensor], file: Path, gene
     claim_files([shard, folder / "index.json"])
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"encoder": f"converted from {file.name}", "generator": generator, "faces": False}
-    _write(shard, [Row(name, _source(file), "") for name in codes], torch.stack(list(codes.values())), settings)
+    _write(shard, [Row(name, _source(file), "") for name in codes], {"ws": torch.stack(list(codes.values()))}, settings)
     _write_index(folder, settings)
 
 
@@ -207,17 +220,55 @@ def holds_codes(folder: str | Path) -> bool:
 
 def load_codes(folder: str | Path) -> tuple[list[str], Float[Tensor, "n num_ws w_dim"]]:
     """Names and W+ codes of a folder that `stx invert` made. Raises `WeightsError` when there are none."""
-    index = Path(folder) / "index.json"
+    _, places = _index(folder)
+    with _readable(folder):
+        ws = {path: safetensors.torch.load_file(path)["ws"] for path, _ in places.values()}
+        return list(places), torch.stack([ws[path][row] for path, row in places.values()])
+
+
+def load_inversions(folder: str | Path, pipe: Pipeline) -> Iterator[tuple[list[str], Inversion]]:
+    """Names, codes and what was kept beside them, of a folder that `stx invert` made, a shard at a time.
+
+    Raises `WeightsError` when there are none, and for detail that was kept for other networks. Codes alone of another
+    generator are drawn, with a line on stderr.
+    """
+    settings, places = _index(folder)
+    method, generator = settings.get("detail", "codes"), settings.get("generator")
+    networks = {} if method == "codes" else {name: settings[name] for name in ("generator", method) if name in settings}
+    if not networks and STAMP.fullmatch(str(generator)) and generator != fingerprint(pipe.generator):
+        print(f"stx: {folder}: codes of another generator ({generator}), drawn by this one", file=sys.stderr)
+    for path in dict.fromkeys(path for path, _ in places.values()):
+        own = {name: row for name, (shard, row) in places.items() if shard == path}
+        with _readable(folder):
+            tensors = safetensors.torch.load_file(path, device=str(pipe.device))
+            found = pipe.restored(tensors, method, networks)[list(own.values())]
+        yield list(own), found
+
+
+def _index(folder: str | Path) -> tuple[dict, dict[str, tuple[Path, int]]]:
+    """What the index of a folder says of all its codes, and for each code its shard, which is there, and its row."""
+    index, counts, places = Path(folder) / "index.json", {}, {}
+    with _readable(folder):
+        settings = json.loads(index.read_text())
+        for name, place in settings.pop("codes").items():
+            if not SHARD_NAME.fullmatch(place["shard"]):
+                raise InputError(f"{place['shard']!r} is not a shard of this folder")
+            path = index.parent / place["shard"]
+            if path not in counts:
+                with safetensors.safe_open(path, "pt") as file:
+                    counts[path] = file.get_slice("ws").get_shape()[0]
+            places[name] = path, range(counts[path])[place["row"]]
+    if not places:
+        raise WeightsError(f"{index}: there are no codes in it")
+    return settings, places
+
+
+@contextlib.contextmanager
+def _readable(folder: str | Path):
     try:
-        places = json.loads(index.read_text())["codes"]
-        shards = {place["shard"] for place in places.values()}
-        for name in shards:
-            if not SHARD_NAME.fullmatch(name):
-                raise InputError(f"{name!r} is not a shard of this folder")
-        ws = {name: safetensors.torch.load_file(index.parent / name)["ws"] for name in sorted(shards)}
-        rows = [ws[place["shard"]][range(len(ws[place["shard"]]))[place["row"]]] for place in places.values()]
-        if rows:
-            return list(places), torch.stack(rows)
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{folder}: {error}") from None
     except (
         OSError,
         ValueError,
@@ -228,13 +279,8 @@ def load_codes(folder: str | Path) -> tuple[list[str], Float[Tensor, "n num_ws w
         RecursionError,
         safetensors.SafetensorError,
     ) as error:
-        told = f"no readable codes ({_one_line(error)}); make them with `stx invert --out {folder}`"
-        raise WeightsError(f"{index}: {told}") from None
-    raise WeightsError(f"{index}: there are no codes in it")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        told = f"no readable codes ({one_line(error)}); make them with `stx invert --out {folder}`"
+        raise WeightsError(f"{Path(folder) / 'index.json'}: {told}") from None
 
 
 @contextlib.contextmanager
@@ -279,11 +325,12 @@ def _rows(path: Path, settings: dict) -> list[Row]:
         if not isinstance(made, dict) or any(Path(row.name).name != row.name for row in rows):
             raise InputError("names that are no file names")
     except (OSError, ValueError, TypeError, KeyError, RecursionError, safetensors.SafetensorError) as error:
-        told = f"not a readable shard of codes ({_one_line(error)}); delete it and run again"
+        told = f"not a readable shard of codes ({one_line(error)}); delete it and run again"
         raise WeightsError(f"{path}: {told}") from None
     if made != settings:
-        other = ", ".join(f"{name}: {made.get(name)} there, {settings[name]} now" for name in settings)
-        raise WeightsError(f"{path}: holds codes made otherwise ({other}); choose another folder")
+        names = [name for name in made | settings if made.get(name) != settings.get(name)]
+        other = ", ".join(f"{name}: {made.get(name, 'none')} there, {settings.get(name, 'none')} now" for name in names)
+        raise WeightsError(f"{path}: holds codes made otherwise ({one_line(other)}); choose another folder")
     return rows
 
 
@@ -346,23 +393,23 @@ def warn_of_strangers(
             print(f"stx: {line}", file=sys.stderr)
 
 
-def _invert(pipe: Pipeline, read: Sequence[tuple[Row, Tensor]], out: Path | None) -> Tensor:
+def _invert(pipe: Pipeline, read: Sequence[tuple[Row, Tensor]], out: Path | None, detail: str) -> Inversion:
     image = torch.stack([picture for _, picture in read])
-    ws = pipe.invert(image)
-    warn_of_strangers(pipe, [row.source for row, _ in read], image, ws)
+    found = pipe.invert_detail(image, detail)
+    warn_of_strangers(pipe, [row.source for row, _ in read], image, None if detail == "search" else found.ws)
     if out:
-        drawn = pipe.synthesize(ws)
+        drawn = pipe.synthesize(found)
         shown = [images.to_uint8(pictures) for pictures in (drawn, image, pipe.domain.view(drawn))]
         for (row, _), whole, *pair in zip(read, *shown, strict=True):
             images.save_image(whole, out / f"{row.name}.png", source=row.source)
             images.save_image(np.concatenate(pair, axis=1), out / f"{row.name}{PAIR}.png", source=row.source)
-    return ws.cpu()
+    return found
 
 
-def _write(path: Path, rows: Sequence[Row], ws: Tensor, settings: dict) -> None:
+def _write(path: Path, rows: Sequence[Row], tensors: Mapping[str, Tensor], settings: dict) -> None:
     header = {"settings": json.dumps(settings), "rows": json.dumps([asdict(row) for row in rows])}
     with atomic_write(path) as part:
-        safetensors.torch.save_file({"ws": ws.contiguous()}, part, header)
+        safetensors.torch.save_file(dict(tensors), part, header)
 
 
 def _write_index(out: Path, settings: dict) -> set[str]:

@@ -2,8 +2,8 @@
 
 import contextlib
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from stx import label_editing
 from stx.baselines import stylespace
 from stx.baselines.directions import COMPONENTS, FITTED, Directions, TokenMaps
 from stx.checkpoints import hub, weights
+from stx.detail import refinement
 from stx.detail import registry as detail
-from stx.detail.kept import Detail, Inversion, joined, load_inversion
+from stx.detail.kept import Detail, Inversion, codes_of, joined, load_inversion
 from stx.detail.manifold import Manifold, Strangeness
-from stx.detail.refinement import refined
 from stx.domains import datasets, images
 from stx.encoder import Encoder
 from stx.files.checksums import fingerprint
@@ -31,7 +31,7 @@ from stx.inversion import InversionLoss
 from stx.perception.identity import IdentityNet
 from stx.perception.lpips import load_lpips
 from stx.runtime import pick_device, plain_torch
-from stx.stylegan2.networks import Generator
+from stx.stylegan2.networks import Generator, Styles
 
 GENERATE_BATCH = 64
 MAX_ABS_INPUT = 10.0  # a generator overshoots [-1, 1] by less; more is another range, such as 0..255
@@ -44,10 +44,8 @@ Codes = Tensor | dict[str, Tensor] | Inversion  # W+ codes, StyleSpace vectors b
 
 def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
     """Codes in parts of at most `size` pictures."""
-    if isinstance(codes, Tensor | Inversion):
-        return codes.split(size)
-    pieces = {name: style.split(size) for name, style in codes.items()}
-    return [dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)]
+    count = len(next(iter(codes.values()))) if isinstance(codes, dict) else len(codes)
+    return [codes_of(codes, slice(i, i + size)) for i in range(0, count, size)]
 
 
 @dataclass(frozen=True)
@@ -112,16 +110,15 @@ class Pipeline(hub.Pretrained):
         method: one of `stx.detail.registry.METHODS`; steps: of "search" and "tuning", which search. Raises
         `InputError` for an unknown method, `WeightsError` for a domain without its network.
         """
-        how, found = self.detail(method), []
-        for image in self.images(pictures).split(VIEWED):
-            ws = self.invert(image)
-            if not detail.METHODS[method].trained and method != "codes":
+        how, found, image = self.detail(method), [], self.images(pictures)
+        for part, ws in zip(image.split(VIEWED), self.invert(image).split(VIEWED), strict=True):
+            if method in refinement.STEPS:
                 loss = InversionLoss(load_lpips("alex", self.device), self.identity())
-                view = self.domain.view
-                found.append(refined(self.generator, loss, image, ws, method, steps=steps, view=view))
+                options = {"steps": steps, "view": self.domain.view}
+                found.append(refinement.refined(self.generator, loss, part, ws, method, **options))
             else:
-                found.append(Inversion(ws, how.keep(self.generator, image, ws), method, how))
-        return joined(found)
+                found.append(Inversion(ws, how.keep(self.generator, part, ws), method, how))
+        return replace(joined(found), networks=self._networks(method, how))
 
     def detail(self, method: str) -> Detail:
         """The network of a method that keeps detail, or what stands for it. Raises as `invert_detail` does."""
@@ -131,10 +128,29 @@ class Pipeline(hub.Pretrained):
         return made.network(side=max(self.domain.input_size)).to(self.device)
 
     def load_inversion(self, path: str | Path) -> Inversion:
-        """What `Inversion.save` wrote. Raises `WeightsError` for another file, and for codes of another generator."""
-        found = load_inversion(path, self.detail, self.device)
-        self.generator.check_ws(found.ws)
-        return found
+        """What `Inversion.save` wrote. Raises `WeightsError` for another file, and for one of other networks."""
+        return load_inversion(path, self.restored, self.device)
+
+    @plain_torch()
+    def restored(self, tensors: dict[str, Tensor], method: str, networks: Mapping[str, str]) -> Inversion:
+        """An inversion from `Inversion.tensors` of a file; networks: their fingerprints there.
+
+        Raises `WeightsError` for other ones than here, `InputError` for tensors that do not fit.
+        """
+        how = self.detail(method)
+        own = self._networks(method, how)
+        for what in own.keys() & networks.keys():
+            if networks[what] != own[what]:
+                told = f"kept for another {what} ({networks[what]} there, {own[what]} here)"
+                raise WeightsError(f"{told}; load the networks that made it, or invert the pictures again")
+        return Inversion.of(tensors, method, how, own, self.generator)
+
+    def _networks(self, method: str, how: Detail) -> dict[str, str]:
+        return {"generator": self._fingerprint, method: fingerprint(how)}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.generator)
 
     @plain_torch()
     @torch.no_grad()
@@ -157,13 +173,8 @@ class Pipeline(hub.Pretrained):
         return torch.cat(parts).clamp(-1, 1)
 
     def redraw(self, found: Inversion, edit: Callable[[Tensor], Codes]) -> Float[Tensor, "b 3 h w"]:
-        """The pictures of an inversion whose codes are edited; raises `EditError` where detail cannot be kept."""
-        edited = edit(found.ws)
-        if isinstance(edited, Tensor):
-            return self.synthesize(found.edit(edited))
-        if found.kept:
-            raise EditError(f"channels of StyleSpace are edited without detail: {found.method} keeps it beside codes")
-        return self.synthesize(edited)
+        """The pictures of an inversion whose codes are edited, drawn with what was kept."""
+        return self.synthesize(found.edit(edit(found.ws)))
 
     @plain_torch()
     def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
@@ -213,7 +224,7 @@ class Pipeline(hub.Pretrained):
     @torch.no_grad()
     def edit(
         self,
-        ws: Float[Tensor, "b num_ws w_dim"],
+        ws: Float[Tensor, "b num_ws w_dim"] | Styles | Inversion,
         *,
         add: Sequence[str] = (),
         remove: Sequence[str] = (),
@@ -222,7 +233,7 @@ class Pipeline(hub.Pretrained):
         like: Float[Tensor, "1 num_ws w_dim"] | None = None,
         tokens: tuple[int, int] | None = None,
     ) -> Codes:
-        """W+ codes with attributes or directions added and removed one after the other.
+        """W+ codes, or an inversion, with attributes or directions added and removed one after the other.
 
         add, remove: names that `editable` lists. Attributes are edited by matched pairs (`stx.matched_pairs`), and a
         code that has one already is not given it again; "age" and "ganspace:2" are directions (`directions`), "sefa:0"
@@ -233,6 +244,11 @@ class Pipeline(hub.Pretrained):
         attributes is taken (which glasses). Raises `EditError` for a name that is unknown or an attribute that the
         reference lacks, `InputError` for directions of another generator, `WeightsError` for damaged ones.
         """
+        if isinstance(ws, Inversion):
+            options = {"add": add, "remove": remove, "strength": strength, "until": until, "like": like}
+            return ws.edit(self.edit(ws.codes, **options, tokens=tokens))
+        if isinstance(ws, dict):
+            raise EditError("vectors of StyleSpace: edits of their channels come last, in one call with the others")
         start = ws = torch.as_tensor(ws, device=self.device).float()
         self.generator.check_ws(ws)
         both = [name for name in add if name in remove]

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -27,6 +28,7 @@ from stx.files.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def world_size() -> int:
@@ -198,10 +200,20 @@ def pick_device(device: str | torch.device = "auto") -> str:
 def progress(items, **kwargs) -> tqdm:
     """A progress bar on stdout: a moving one in a terminal, at most five lines in notebooks, logs and papermill.
 
-    Arguments are those of `tqdm`. Of several processes the main one alone tells.
+    Arguments are those of `tqdm`. Of several processes the main one alone tells; within `quiet` none does.
     """
     bar = tqdm if sys.stdout.isatty() else _Lines
-    return bar(items, file=sys.stdout, disable=not is_main(), **kwargs)
+    return bar(items, file=sys.stdout, disable=_QUIET.get() or not is_main(), **kwargs)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While inside, no progress is told: of the steps of a loop that tells its own."""
+    before = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(before)
 
 
 def batches(count: int, batch: int) -> list[range]:

@@ -63,6 +63,21 @@ def test_where_an_edit_has_reached_enough():
     np.testing.assert_allclose(shown[[7, 8, 9, 10]], [0.5, np.nan, 8.5, np.nan])  # 10 shows it without an edit
 
 
+def test_methods_by_attribute_at_two_points():
+    """Two of three pictures reach 1 sigma, a half and a quarter of the way to their only edit; all what they need."""
+    edits = pd.DataFrame({"method": "m", "attribute": "a", "picture": range(3), "strength": 1.0, "need": 0.5})
+    edits = edits.assign(**{"target change": [2.0, 4.0, 0.5], "mean-AD": [3.0, 4.0, 5.0], "max-AD": [4.0, 8.0, 6.0]})
+    found = attribute_dependency.reached(edits, {"at 1 sigma": 1.0, "where shown": "need"})
+    assert list(found) == [("m", "at 1 sigma"), ("m", "where shown")]
+    (row,) = attribute_dependency.by_attribute(found, ["a"], resamples=20).to_dict("records")
+    assert (row["method"], row["attribute"]) == ("m", "a")
+    assert row["reached, at 1 sigma"] == pytest.approx(2 / 3) and row["reached, where shown"] == 1
+    assert 0 < row["reached, at 1 sigma low"] < 2 / 3 < row["reached, at 1 sigma high"] < 1
+    assert (row["mean-AD"], row["max-AD"]) == (1.25, 2.0)
+    assert row["mean-AD where shown"] == pytest.approx((3 / 4 + 4 / 8 + 5) / 3)
+    assert row["max-AD where shown low"] <= row["max-AD where shown"] <= row["max-AD where shown high"]
+
+
 def test_strengths_end_at_the_target_or_at_the_peak():
     np.testing.assert_allclose(attribute_dependency.strengths(lambda s: s / 4, count=4, most=2.0), [2, 4, 6, 8])
     peaked = attribute_dependency.strengths(lambda s: min(s, 8.0) - max(s - 8, 0), most=100.0)

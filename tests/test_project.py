@@ -1,17 +1,24 @@
 """The repository's own promises: environment, file tree, data table, flat package."""
 
+import importlib.util
+import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from stx import cli  # noqa: F401 - adds the commands
 from stx.baselines.registry import METHODS
+from stx.cli.words import commands as words_of_stx
 from stx.domains import avatars, images
+from stx.evaluation import detail
 from stx.reports import notebooks, readme
 
 ROOT = Path(__file__).parent.parent
@@ -79,12 +86,27 @@ def test_tree_of_the_contributors_is_the_tree():
     assert leaves <= {Path(p).name for p in tracked()} | {Path(p).as_posix() for p in tracked()}
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "data/README.md"])
+def test_artwork_in_figures_is_credited():
+    """Creators and licences as the package of the drawings has them; a licence such as CC BY asks for it."""
+    text = (ROOT / "docs" / "credits.md").read_text()
+    package = Path(importlib.util.find_spec("dicebear_styles").submodule_search_locations[0])
+    for style in ("avataaars", *detail.OTHER_STYLES):
+        (file,) = package.rglob(f"{style}.json")
+        told = json.loads(file.read_text())["meta"]
+        (line,) = [line for line in text.splitlines() if told["source"]["url"].rstrip("/") in line]
+        assert told["creator"]["name"] in line and told["license"]["name"].rstrip(".") in line, style
+
+
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "data/README.md", *PAGES])
 def test_links_lead_to_files(page):
-    text = (ROOT / page).read_text()
-    links = re.findall(r"\]\((?!http)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    links = re.findall(r"(?<!\\)\]\((?!http)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
     site = (ROOT / "docs" / "index.md").is_file()
-    missing = {link for link in links if not (ROOT / page).parent.joinpath(link).exists()}
+    made = {"../figures/index.md", "explorer/index.html"}  # by `stx index`, `make site`
+    missing = {link for link in links if not (ROOT / page).parent.joinpath(link).exists()} - made
     assert not {link for link in missing if site or not link.startswith("docs/")}
 
 
@@ -136,13 +158,38 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, own):
     for name, avatar in (("photo.png", bare), ("reference.png", wears)):
         images.save_image(avatars.draw(avatar), tmp_path / name)
     names = {}
-    for page in ("README.md", "docs/method.md"):
+    for page in ("README.md", "docs/method.md", "docs/running.md"):
         for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
             exec(block, names)
     assert METHODS["mine"].network is names["Mine"]
     assert names["image"].shape == names["edited"].shape == (1, 3, 64, 64)
     assert not names["image"].equal(names["edited"])
     assert not names["image"].equal(names["alike"])
+
+
+def printed(text: str) -> list[tuple[list[str], bool]]:
+    """The commands of a page, and whether they are whole: lines of its blocks of shell are, mentions in a text not."""
+    text = text.replace("\\\n", " ")
+    blocks = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL).replace("\n", " ")
+    lines = [(line, True) for line in blocks] + [(line, False) for line in re.findall(r"`((?:stx|make) [^`]+)`", text)]
+    told = [(shlex.split(line, comments=True), whole) for line, whole in lines]
+    return [(words, whole) for words, whole in told if words[:1] in (["stx"], ["make"])]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "data/README.md", *PAGES])
+def test_commands_that_pages_print_are_understood(page):
+    """Every word is a command, an option or a target that there is; nothing is run."""
+    targets = set(re.findall(r"^([\w/.-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for (program, name, *rest), whole in printed((ROOT / page).read_text()):
+        if program == "make":
+            assert {word for word in (name, *rest) if "=" not in word} <= targets, (name, rest)
+            continue
+        given = [re.sub(r"^[A-Z]$", "2", word) for word in rest if word != "..."]  # numbers that the reader chooses
+        try:
+            words_of_stx.commands[name].make_context(name, given).close()
+        except click.MissingParameter as error:
+            assert not whole, (name, rest, error)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)

@@ -320,3 +320,14 @@ def test_batched_is_the_whole_at_once():
     assert shares == [0, 3 / 7, 6 / 7]
     assert torch.equal(batched(halved, whole, 7), whole / 2)
     assert torch.equal(batched(lambda part: halved(images.to_tensor(part)), pictures, 2, desc="halving"), whole / 2)
+
+
+def test_steps_of_a_loop_are_quiet(capsys):
+    for _ in runtime.progress(range(2), desc="outer"):
+        with runtime.quiet():
+            assert list(runtime.progress(range(9), desc="inner")) == list(range(9))
+    assert capsys.readouterr().out.count("inner") == 0
+    with pytest.raises(KeyboardInterrupt), runtime.quiet():
+        raise KeyboardInterrupt
+    list(runtime.progress(range(9), desc="after"))
+    assert "after" in capsys.readouterr().out

@@ -18,6 +18,7 @@ from stx.files.errors import InputError
 @generator
 @own
 @click.option("--align", is_flag=True, help="photographs: invert each face, aligned as FFHQ's")
+@click.option("--detail", default="codes", metavar="METHOD", help="keep what codes lose: feature_editor, hfgi, ...")
 @click.option("--codes-only", is_flag=True, help="draw nothing")
 @click.option("--shard", type=COUNT, default=256, show_default=True, metavar="N", help="codes in a file")
 @device
@@ -29,6 +30,7 @@ def _invert(
     generator: str,
     own: str,
     align: bool,
+    detail: str,
     codes_only: bool,
     shard: int,
     device: str,
@@ -42,7 +44,8 @@ def _invert(
     paths = pipeline.names_of(pictures)
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
-    there, failed = batch.invert_files(pipe, paths, out, faces=align, reconstruct=not codes_only, shard=shard)
+    options = {"faces": align, "reconstruct": not codes_only, "shard": shard, "detail": detail}
+    there, failed = batch.invert_files(pipe, paths, out, **options)
     if runtime.is_main():
         for reason in failed:
             print(f"stx: {reason}", file=sys.stderr)
@@ -104,8 +107,10 @@ def _edit(
     films = [Path(given) for given in pictures if video.is_film(given) or (frames and Path(given).is_dir())]
     if films and not paste:
         raise InputError(f"{films[0]}: a film is edited in place; add --paste")
-    if detail != "codes" and (films or folders):
-        raise InputError(f"{[*films, *folders][0]}: --detail is for pictures; films and codes are edited without")
+    if detail != "codes" and films:
+        raise InputError(f"{films[0]}: --detail is for pictures; films are edited without")
+    if detail != "codes" and folders:
+        raise InputError(f"{folders[0]}: what is kept of codes was told when they were inverted; leave --detail out")
     paths = pipeline.names_of([given for given in pictures if Path(given) not in [*folders, *films]])
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx.detail.kept import Detail, Edit, Practice
+from stx.detail.kept import Detail, Drawn, Edit, Kept, Picture, Practice, Styles, Ws
 from stx.files.errors import InputError
 from stx.perception.irse import IRSE, IRSEUnit, upsample_add
 from stx.stylegan2.networks import Generator
@@ -69,14 +69,12 @@ class FeatureEncoder(Detail):
             raise InputError(f"pictures of {side} pixels: this generator has no layer of {side // 2}")
         return cls(side=side, layer=layer, channels=channels, **options)
 
-    def own(self, generator: Generator, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b channels r r"]:
+    def own(self, generator: Generator, ws: Ws | Styles) -> Float[Tensor, "b channels r r"]:
         """G_k(w): the generator's own features."""
         with torch.no_grad():
             return generator.features(ws, last=self.layer)[self.layer]
 
-    def keep(
-        self, generator: Generator, image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_dim"]
-    ) -> dict[str, Tensor]:
+    def keep(self, generator: Generator, image: Picture, ws: Ws) -> Kept:
         """F - G_k(w), under the name "features"."""
         image = self.square(image)
         with torch.no_grad():
@@ -84,13 +82,7 @@ class FeatureEncoder(Detail):
         read = self.reader(torch.cat([image, image - again], 1))
         return {"features": self.out(self.mix(torch.cat([read, self.own(generator, ws)], 1)))}
 
-    def draw(
-        self,
-        generator: Generator,
-        kept: dict[str, Tensor],
-        ws: Float[Tensor, "b num_ws w_dim"],
-        edited: Float[Tensor, "b num_ws w_dim"],
-    ) -> Float[Tensor, "b 3 size size"]:
+    def draw(self, generator: Generator, kept: Kept, ws: Ws, edited: Ws | Styles) -> Drawn:
         """The picture of F + G_k(w') - G_k(w)."""
         return generator(edited, changes={self.layer: lambda x: x + kept["features"]})
 
@@ -113,13 +105,7 @@ class FeatureEditor(FeatureEncoder):
         self.decide = starting_at_zero(editor_width, 2 * channels)
         nn.init.constant_(self.decide.bias[:channels], FADES)
 
-    def draw(
-        self,
-        generator: Generator,
-        kept: dict[str, Tensor],
-        ws: Float[Tensor, "b num_ws w_dim"],
-        edited: Float[Tensor, "b num_ws w_dim"],
-    ) -> Float[Tensor, "b 3 size size"]:
+    def draw(self, generator: Generator, kept: Kept, ws: Ws, edited: Ws | Styles) -> Drawn:
         """The picture of G_k(w') and what of F - G_k(w) the editor leaves."""
         before, after = self.own(generator, ws), self.own(generator, edited)
         change = after - before

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.detail.features import MapReader, middle_layer, starting_at_zero
-from stx.detail.kept import Detail, Edit, Practice
+from stx.detail.kept import Detail, Drawn, Edit, Kept, Picture, Practice, Styles, Ws
 from stx.stylegan2.networks import Generator
 
 MOVED = {"degrees": 5.0, "shift": 0.05, "scale": 0.05}  # how far differences are moved at most: shifts in sides
@@ -69,20 +69,12 @@ class HFGI(Detail):
         layer = middle_layer(generator, side)
         return cls(side=side, layer=layer, channels=generator.feature_layers()[layer][0], **options)
 
-    def keep(
-        self, generator: Generator, image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_dim"]
-    ) -> dict[str, Tensor]:
+    def keep(self, generator: Generator, image: Picture, ws: Ws) -> Kept:
         """The difference, under the name "difference"."""
         with torch.no_grad():
             return {"difference": self.square(image) - self.seen(generator(ws))}
 
-    def draw(
-        self,
-        generator: Generator,
-        kept: dict[str, Tensor],
-        ws: Float[Tensor, "b num_ws w_dim"],
-        edited: Float[Tensor, "b num_ws w_dim"],
-    ) -> Float[Tensor, "b 3 size size"]:
+    def draw(self, generator: Generator, kept: Kept, ws: Ws, edited: Ws | Styles) -> Drawn:
         """The picture of edited codes, the difference fitted to it and consulted."""
         with torch.no_grad():
             fits = self.seen(generator(edited))
@@ -97,7 +89,7 @@ class HFGI(Detail):
         own = {"alignment": ALIGNMENT * (aligned - difference).abs().mean()}
         return Practice([(image, self._consulted(generator, aligned, ws))], own)
 
-    def _consulted(self, generator: Generator, aligned: Tensor, ws: Tensor) -> Tensor:
+    def _consulted(self, generator: Generator, aligned: Tensor, ws: Ws | Styles) -> Tensor:
         scale, shift = self.condition(self.consult(aligned)).chunk(2, 1)
         return generator(ws, changes={self.layer: lambda x: x * (1 + scale) + shift})
 

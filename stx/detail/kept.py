@@ -4,7 +4,8 @@ The paper's own limit: W+ loses details and what the generator does not know (Hu
 of this room is a `Detail`: it keeps something of the picture, and draws it again with the codes or with edited ones.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,11 +21,16 @@ from stx.files.config import Configured
 from stx.files.errors import InputError, WeightsError
 from stx.files.outputs import claim_files
 from stx.files.untrusted import one_line
-from stx.stylegan2.networks import Generator
+from stx.stylegan2.networks import Generator, Styles
 
+Picture = Float[Tensor, "b 3 h w"]  # in [-1, 1], at the domain's `input_size`
+Drawn = Float[Tensor, "b 3 size size"]
+Ws = Float[Tensor, "b num_ws w_dim"]
 Kept = dict[str, Tensor]  # what a method keeps of pictures, by name; the first axis of each is the picture
 Pair = tuple[Tensor, Tensor]  # what should be drawn, and what was
 Edit = Callable[[Tensor], Tensor]  # codes to edited codes
+
+KEPT, EDITED = "kept.", "edited"  # how tensors of a file are called
 
 
 @dataclass
@@ -45,20 +51,15 @@ class Detail(Configured, nn.Module):
         super().__init__()
         self.side = side
 
-    def keep(
-        self, generator: Generator, image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_dim"]
-    ) -> dict[str, Tensor]:
-        """What is kept of pictures in [-1, 1], beside their codes."""
+    def keep(self, generator: Generator, image: Picture, ws: Ws) -> Kept:
+        """What is kept of pictures beside their codes."""
         return {}
 
-    def draw(
-        self,
-        generator: Generator,
-        kept: dict[str, Tensor],
-        ws: Float[Tensor, "b num_ws w_dim"],
-        edited: Float[Tensor, "b num_ws w_dim"],
-    ) -> Float[Tensor, "b 3 size size"]:
-        """The pictures of edited codes with what was kept; `edited` is `ws` where nothing is edited."""
+    def draw(self, generator: Generator, kept: Kept, ws: Ws, edited: Ws | Styles) -> Drawn:
+        """The pictures of edited codes with what was kept; `edited` is `ws` where nothing is edited.
+
+        Edits of StyleSpace give vectors by layer, as `Generator.styles` does.
+        """
         return generator(edited)
 
     def practice(self, generator: Generator, image: Tensor, ws: Tensor, edit: Edit) -> Practice:
@@ -82,18 +83,25 @@ class Detail(Configured, nn.Module):
         return drawn if drawn.shape[-1] == self.side else F.adaptive_avg_pool2d(drawn, (self.side, self.side))
 
 
+def codes_of(codes, chosen: slice | Sequence[int] | Tensor):
+    """Codes of some pictures: of W+, vectors of StyleSpace by layer, or an `Inversion`."""
+    return {name: value[chosen] for name, value in codes.items()} if isinstance(codes, dict) else codes[chosen]
+
+
 @dataclass(frozen=True)
 class Inversion:
     """Pictures inverted: codes, what was kept beside them, and the method that draws both together.
 
-    method: its name, by which `load_inversion` finds it again. edited: codes after an edit, or None.
+    method: its name, by which `load_inversion` finds it again. edited: codes after an edit, of W+ or StyleSpace, or
+    None. networks: fingerprints of the networks that it belongs to, by what they do, as far as they are known.
     """
 
-    ws: Float[Tensor, "b num_ws w_dim"]
+    ws: Ws
     kept: Kept
     method: str
     how: Detail
-    edited: Float[Tensor, "b num_ws w_dim"] | None = None
+    edited: Ws | Styles | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ws)
@@ -101,54 +109,95 @@ class Inversion:
     def __getitem__(self, chosen: slice | Sequence[int] | Tensor) -> "Inversion":
         """Some of the pictures; one picture may be asked for several times."""
         kept = {name: value[chosen] for name, value in self.kept.items()}
-        edited = None if self.edited is None else self.edited[chosen]
+        edited = None if self.edited is None else codes_of(self.edited, chosen)
         return replace(self, ws=self.ws[chosen], kept=kept, edited=edited)
+
+    @property
+    def codes(self) -> Ws | Styles:
+        """The edited codes where there are any, else those that were found."""
+        return self.ws if self.edited is None else self.edited
 
     def split(self, size: int) -> list["Inversion"]:
         """Parts of at most `size` pictures."""
         return [self[i : i + size] for i in range(0, len(self), size)]
 
-    def edit(self, edited: Float[Tensor, "b num_ws w_dim"]) -> "Inversion":
-        """The same with edited codes, from whatever edit of codes; raises `InputError` for another shape."""
-        if edited.shape != self.ws.shape:
+    def edit(self, edited: Ws | Styles) -> "Inversion":
+        """The same with edited codes, from whatever edit of codes; raises `InputError` for another shape or number."""
+        if isinstance(edited, dict):
+            if any(len(style) != len(self) for style in edited.values()):
+                raise InputError(f"edited vectors of StyleSpace: expected those of {len(self)} pictures")
+        elif edited.shape != self.ws.shape:
             raise InputError(f"edited codes of shape {tuple(edited.shape)}: expected {tuple(self.ws.shape)}")
         return replace(self, edited=edited)
 
-    def draw(
-        self, generator: Generator, edited: Float[Tensor, "b num_ws w_dim"] | None = None
-    ) -> Float[Tensor, "b 3 size size"]:
+    def draw(self, generator: Generator, edited: Ws | Styles | None = None) -> Drawn:
         """The pictures, of edited codes where there are any."""
-        codes = self.edit(edited).edited if edited is not None else self.edited
-        return self.how.draw(generator, self.kept, self.ws, self.ws if codes is None else codes)
+        codes = self.codes if edited is None else self.edit(edited).codes
+        return self.how.draw(generator, self.kept, self.ws, codes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Codes and what was kept, by the names under which files have them: `ws`, `kept.NAME`, `edited`.
+
+        Vectors of StyleSpace are `edited.LAYER`.
+        """
+        found = {"ws": self.ws} | {f"{KEPT}{name}": value for name, value in self.kept.items()}
+        if isinstance(self.edited, dict):
+            found |= {f"{EDITED}.{name}": value for name, value in self.edited.items()}
+        elif self.edited is not None:
+            found[EDITED] = self.edited
+        return {name: value.detach().cpu().contiguous() for name, value in found.items()}
+
+    @classmethod
+    def of(
+        cls, tensors: Mapping[str, Tensor], method: str, how: Detail, networks: Mapping[str, str], generator: Generator
+    ) -> "Inversion":
+        """What `tensors` gave. Raises `InputError` where a generator cannot draw its first picture from it."""
+        tensors = {name: value.float() for name, value in tensors.items()}
+        styles = {n.removeprefix(f"{EDITED}."): v for n, v in tensors.items() if n.startswith(f"{EDITED}.")}
+        kept = {name.removeprefix(KEPT): value for name, value in tensors.items() if name.startswith(KEPT)}
+        try:
+            found = cls(tensors["ws"], kept, method, how, tensors.get(EDITED, styles or None), networks)
+            if any(len(value) != len(found) for value in tensors.values()):
+                raise InputError("tensors of different lengths")
+            with torch.no_grad():
+                found[:1].draw(generator)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"does not fit the method {method} ({one_line(error)})") from None
+        return found
 
     def save(self, path: str | Path) -> None:
-        """Writes codes and what was kept into one safetensors file, with the method's name.
+        """Writes codes and what was kept into one safetensors file, with the method's name and `networks`.
 
         Raises `FileError` where something that stx did not make would be replaced.
         """
-        tensors = {"ws": self.ws} | {f"kept.{name}": value for name, value in self.kept.items()}
-        tensors |= {} if self.edited is None else {"edited": self.edited}
         claim_files([Path(path)])
+        notes = {"made_by": "stx", "method": self.method, "networks": json.dumps(dict(self.networks))}
         with atomic_write(Path(path)) as part:
-            own = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-            safetensors.torch.save_file(own, part, metadata={"made_by": "stx", "method": self.method})
+            safetensors.torch.save_file(self.tensors(), part, metadata=notes)
 
 
 def joined(parts: Sequence[Inversion]) -> Inversion:
     """Inversions by one method as one."""
     kept = {name: torch.cat([part.kept[name] for part in parts]) for name in parts[0].kept}
-    edited = None if parts[0].edited is None else torch.cat([part.edited for part in parts])
-    return replace(parts[0], ws=torch.cat([part.ws for part in parts]), kept=kept, edited=edited)
+    edited = [part.edited for part in parts]
+    if isinstance(edited[0], dict):
+        every = {name: torch.cat([styles[name] for styles in edited]) for name in edited[0]}
+    else:
+        every = None if edited[0] is None else torch.cat(edited)
+    return replace(parts[0], ws=torch.cat([part.ws for part in parts]), kept=kept, edited=every)
 
 
-def load_inversion(path: str | Path, method: Callable[[str], Detail], device: str = "cpu") -> Inversion:
-    """What `Inversion.save` wrote. method: gives the network of a name. Raises `WeightsError` for any other file."""
+def load_inversion(path: str | Path, restored: Callable[..., Inversion], device: str = "cpu") -> Inversion:
+    """What `Inversion.save` wrote. restored: tensors, a method's name and networks to an inversion (`Inversion.of`).
+
+    Raises `WeightsError` for any other file.
+    """
     try:
         with safetensors.safe_open(path, "pt", device=str(device)) as file:
-            name = (file.metadata() or {})["method"]
+            notes = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        ws, edited = tensors.pop("ws"), tensors.pop("edited", None)
-    except (OSError, LookupError, safetensors.SafetensorError) as error:
+        return restored(tensors, notes["method"], dict(json.loads(notes["networks"])))
+    except (OSError, LookupError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path}: no inversion that stx saved ({one_line(error)})") from None
-    kept = {key.removeprefix("kept."): value for key, value in tensors.items()}
-    return Inversion(ws, kept, name, method(name), edited)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None

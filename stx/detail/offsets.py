@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from stx.detail.kept import Detail, Edit, Practice
+from stx.detail.kept import Detail, Drawn, Edit, Kept, Picture, Practice, Styles, Ws, codes_of
 from stx.perception.irse import IRSE
 from stx.stylegan2.networks import Generator
 
@@ -23,19 +23,25 @@ SMALL = 0.05  # scale of new heads' outputs
 class Offsets(Detail):
     """Keeps, under the names of the generator's parameters, what is added to each for every picture."""
 
-    def draw(
-        self,
-        generator: Generator,
-        kept: dict[str, Tensor],
-        ws: Float[Tensor, "b num_ws w_dim"],
-        edited: Float[Tensor, "b num_ws w_dim"],
-    ) -> Float[Tensor, "b 3 size size"]:
+    def draw(self, generator: Generator, kept: Kept, ws: Ws, edited: Ws | Styles) -> Drawn:
         """The pictures of edited codes, each by its own generator."""
         own, drawn = dict(generator.named_parameters()), []
-        for i in range(len(edited)):
-            weights = {name: own[name] + self.added(own[name], value[i]) for name, value in kept.items()}
-            drawn.append(functional_call(generator, weights, (edited[i : i + 1],)))
+        for i in range(len(ws)):
+            weights = own | {name: own[name] + self.added(own[name], value[i]) for name, value in kept.items()}
+            one = codes_of(edited, slice(i, i + 1))
+            if isinstance(one, dict):
+                one = self._styles(generator, weights, ws[i : i + 1], one)
+            drawn.append(functional_call(generator, weights, (one,)))
         return torch.cat(drawn)
+
+    def _styles(self, generator: Generator, weights: dict[str, Tensor], ws: Ws, edited: Styles) -> Styles:
+        """What the moved generator makes of codes, changed by what the edit changes in the generator's own."""
+        found = {}
+        for (name, layer, token), before in zip(generator.style_layers(), generator.styles(ws).values(), strict=True):
+            of = f"{name}.conv.modulation."
+            moved = {key.removeprefix(of): value for key, value in weights.items() if key.startswith(of)}
+            found[name] = functional_call(layer.modulation, moved, (ws[:, token],)) + edited[name] - before
+        return found
 
     def added(self, weight: Tensor, kept: Tensor) -> Tensor:
         """What is added to a parameter."""
@@ -102,9 +108,7 @@ class HyperStyle(Offsets):
             found.append({name: v + found[-1][name].detach() for name, v in more.items()} if found else more)
         return found
 
-    def keep(
-        self, generator: Generator, image: Float[Tensor, "b 3 h w"], ws: Float[Tensor, "b num_ws w_dim"]
-    ) -> dict[str, Tensor]:
+    def keep(self, generator: Generator, image: Picture, ws: Ws) -> Kept:
         """The factors `[b, out, in]` of each layer after all passes, under its weight's name."""
         return self.passed(generator, image, ws)[-1]
 

@@ -32,7 +32,7 @@ from stx.inversion import InversionLoss
 from stx.perception.irse import IR_SE50
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Pipeline
-from stx.runtime import batches, progress
+from stx.runtime import batches, progress, quiet
 from stx.stylegan2.networks import Generator
 
 ENCODE_BATCH, SEARCH_BATCH = 64, 16  # pictures at a time
@@ -156,6 +156,55 @@ def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Re
         for step, picture in found.snapshots.items():
             snapshots.setdefault(step, []).append(images.to_uint8(picture))
     return Result(torch.cat(codes), np.concatenate(pictures), {k: np.concatenate(v) for k, v in snapshots.items()})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What methods made of a data set, by method: results, distances by picture; `sets` by the number of pictures.
+
+    summary: the table of all, as `summarise` has it.
+    """
+
+    results: dict[str, Result]
+    tables: dict[str, pd.DataFrame]
+    sets: dict[int, dict[str, list[np.ndarray]]]
+    summary: pd.DataFrame
+
+
+def measure_all(
+    methods: dict[str, Inverter], pipe: Pipeline, data: Dataset, counts: tuple[int, int], **resampled
+) -> Measured:
+    """Every method applied to the first pictures of a data set and measured there.
+
+    counts: pictures for methods without and with a search, of which the latter are too few for distances of sets.
+    resampled: what `summarise` is given.
+    """
+    results, tables, known, rows = {}, {}, {}, []
+    for name, method in progress(methods.items(), desc="methods", unit="method"):
+        searches = method.steps is not None
+        count = counts[searches]
+        with quiet():
+            results[name] = run_all(method, pipe, data, count)
+            tables[name], sets = quality.measure(pipe, data, results[name].pictures, known=known.get(count))
+            spent = cost(method, pipe, data.batch([0]))
+            rows.append(summarise(method.title, tables[name], sets, spent, few=searches, **resampled))
+        known[count] = sets
+    return Measured(results, tables, known, pd.concat(rows, ignore_index=True))
+
+
+def pictures_drawn(name: str, method: Inverter) -> int:
+    """How many pictures a method draws to invert one: an encoder one in a pass, a search one in a step, PTI in both."""
+    drawn = method.steps or getattr(method.net, "passes", 1)
+    return 2 * drawn if name == "pti" else drawn
+
+
+def encoder_codes(domain: str | Path, count: int, *, device: str = "cpu") -> Float[Tensor, "n num_ws w_dim"]:
+    """Codes of the first `count` training pictures by all encoders of a domain, one encoder after the other."""
+    pipe = pipeline.load(domain, device=device)
+    pictures = pipe.domain.split("train", count)
+    methods = encoders(pipe, names(domain)).values()
+    parts = [run_all(method, pipe, pictures, len(pictures)).ws for method in methods]
+    return torch.cat([pipe.invert(pictures.batch(range(len(pictures)))).cpu(), *parts])
 
 
 @torch.no_grad()

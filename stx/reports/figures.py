@@ -59,6 +59,15 @@ GREY = "0.6"  # of what stands behind
 GRID_GAP = 0.04  # between the pictures of a grid, as a share of their side
 LETTERS = 18  # of a title of a grid that fit into an inch
 APART = 20  # a line of a training breaks where its points are this many times farther apart than mostly
+LOSSES = {  # as columns of logs are called by people
+    "l2": "L2",
+    "lpips": "LPIPS",
+    "id": "1 − ID",
+    "d_loss": "discriminator",
+    "g_loss": "generator",
+    "r1": "R1 penalty",
+    "val_accuracy": "validation accuracy",
+}
 LONG_TABLE = 60  # lines from which the index only links a table
 
 
@@ -105,8 +114,8 @@ def name_points(ax: Axes, points: Mapping[str, Sequence[float] | np.ndarray]) ->
             y += up
         taken.append((start, end, y))
         moved = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if abs(y - places[name][1]) > line else None
-        offset = np.array([start, y]) - places[name]
-        style = {"textcoords": "offset pixels", "fontsize": SMALL, "va": "center", "arrowprops": moved}
+        offset = (np.array([start, y]) - places[name]) * 72 / ax.figure.dpi  # in points: a file has another resolution
+        style = {"textcoords": "offset points", "fontsize": SMALL, "va": "center", "arrowprops": moved}
         ax.annotate(name, points[name], offset, **style)
 
 
@@ -323,7 +332,7 @@ def training_curves(
             points = _broken(log.reindex(columns=["step", column]).dropna(subset=[column]))
             (line,) = ax.plot(points["step"], points[column], style, markersize=2, linewidth=0.8)
             named.setdefault(label, line)
-        ax.set(title=title, xlabel="update", **axes)
+        ax.set(title=LOSSES.get(title, title), xlabel="update", **axes)
         if ax.get_yscale() == "log":
             ax.yaxis.set_major_formatter("{x:g}")
             ax.yaxis.set_minor_formatter("")

@@ -30,6 +30,7 @@ from stx.stylegan2.ops import (
 )
 
 Changes = Mapping[str, Callable[[Tensor], Tensor]]  # of features: by styled convolution, its output to another one
+Styles = dict[str, Float[Tensor, "b _"]]  # of StyleSpace, by layer
 NOISE_MODES = ("random", "const", "none")
 MAPPING_LR_MUL = 0.01
 ALONE = 256  # pixels from which pictures are drawn one by one when no gradient is wanted: see `StyledConv.folded`
@@ -208,8 +209,13 @@ class Generator(Configured, nn.Module):
             layers.append((f"to_rgbs.{i}", rgb.conv, 2 * i + 3))
         return layers
 
-    def styles(self, ws: Float[Tensor, "b num_ws w_dim"]) -> dict[str, Float[Tensor, "b channels"]]:
-        """W+ to StyleSpace: the output of each affine layer, in the order of use (Wu et al. 2021)."""
+    def styles(self, ws: Float[Tensor, "b num_ws w_dim"] | Styles) -> Styles:
+        """W+ to StyleSpace: the output of each affine layer, in the order of use (Wu et al. 2021).
+
+        Vectors of StyleSpace are given back as they are.
+        """
+        if isinstance(ws, dict):
+            return ws
         self.check_ws(ws)
         return {name: layer.modulation(ws[:, token]) for name, layer, token in self.style_layers()}
 
@@ -223,22 +229,23 @@ class Generator(Configured, nn.Module):
 
     def forward(
         self,
-        ws: Float[Tensor, "b num_ws w_dim"],
+        ws: Float[Tensor, "b num_ws w_dim"] | Styles,
         *,
         noise: str | Sequence[Tensor] = "const",
         changes: Changes | None = None,
     ) -> Float[Tensor, "b 3 size size"]:
-        """The picture of W+ codes, in [-1, 1] up to overshoot.
+        """The picture of W+ codes, or of StyleSpace vectors as `styles` gives them, in [-1, 1] up to overshoot.
 
         noise: "random" (fresh), "const" (the checkpoint's own maps), "none", or one tensor `[b or 1, 1, r, r]` per
         layer. changes: of the features that `features` gives, by the same names. Raises `ValueError` for codes of
         another shape, an unknown noise mode or an unknown layer.
         """
+        styles = self.styles(ws)
         if changes is None:
-            return self.synthesize_styles(self.styles(ws), noise=noise)
+            return self.synthesize_styles(styles, noise=noise)
         if unknown := changes.keys() - self.feature_layers().keys():
             raise InputError(f"no layer {min(unknown)!r}: expected one of {', '.join(self.feature_layers())}")
-        return self._draw(self.styles(ws), self._noise_maps(noise, len(ws)), changes)
+        return self._draw(styles, self._noise_maps(noise, len(styles["conv1"])), changes)
 
     def feature_layers(self) -> dict[str, tuple[int, int]]:
         """Channels and side of the output of every styled convolution, in the order of use: conv1, convs.0, ..."""
@@ -247,7 +254,7 @@ class Generator(Configured, nn.Module):
         return {n: (c.conv.weight.shape[1], r) for n, c, r in zip(names, convs, self.noise_sizes(), strict=True)}
 
     def synthesize_styles(
-        self, styles: dict[str, Float[Tensor, "b channels"]], *, noise: str | Sequence[Tensor] = "const"
+        self, styles: Styles, *, noise: str | Sequence[Tensor] = "const"
     ) -> Float[Tensor, "b 3 size size"]:
         """The picture of StyleSpace vectors as `styles` gives them."""
         batch = len(styles["conv1"])
@@ -261,11 +268,16 @@ class Generator(Configured, nn.Module):
         return self._draw(styles, maps)
 
     def features(
-        self, ws: Float[Tensor, "b num_ws w_dim"], *, last: str | None = None
+        self, ws: Float[Tensor, "b num_ws w_dim"] | Styles, *, last: str | None = None
     ) -> dict[str, Float[Tensor, "b channels r r"]]:
-        """The output of every styled convolution up to `last` (conv1, convs.0, ...), with the checkpoint's noise."""
-        styles, maps = self.styles(ws), self._noise_maps("const", len(ws))
-        x = self.conv1(self.input.input.expand(len(ws), -1, -1, -1), styles["conv1"], maps[0])
+        """The output of every styled convolution up to `last` (conv1, convs.0, ...), with the checkpoint's noise.
+
+        ws: as `forward` takes them.
+        """
+        styles = self.styles(ws)
+        batch = len(styles["conv1"])
+        maps = self._noise_maps("const", batch)
+        x = self.conv1(self.input.input.expand(batch, -1, -1, -1), styles["conv1"], maps[0])
         found = {"conv1": x}
         for j, conv in enumerate(self.convs):
             if last in found:

@@ -40,6 +40,10 @@ def kept_by(net, given, name="features"):
         return Inversion(ws, net.keep(generator, image, ws), name, net)
 
 
+def restored(net, given):
+    return lambda tensors, method, networks: Inversion.of(tensors, method, net, networks, given[0])
+
+
 @pytest.mark.parametrize("name", ["feature_encoder", "feature_editor", "hfgi"])
 def test_before_training_nothing_is_added(name, tiny, given):
     found = kept_by(tiny[name].eval(), given)
@@ -70,7 +74,7 @@ def test_saved_is_loaded(name, tiny, given, tmp_path):
     found = kept_by(net, given, "hfgi").edit(given[2] + 0.1)
     found.save(tmp_path / "kept.safetensors")
     found.save(tmp_path / "kept.safetensors")  # its own file may be replaced
-    again = load_inversion(tmp_path / "kept.safetensors", {"hfgi": net}.__getitem__)
+    again = load_inversion(tmp_path / "kept.safetensors", restored(net, given))
     assert again.method == "hfgi"
     assert torch.equal(again.edited, found.edited)
     assert all(torch.equal(again.kept[name], value) for name, value in found.kept.items())
@@ -82,9 +86,42 @@ def test_no_other_file_is_loaded_or_replaced(given, tmp_path):
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"not mine")
     with pytest.raises(WeightsError, match="no inversion that stx saved"):
-        load_inversion(other, lambda name: Detail(side=16))
+        load_inversion(other, restored(Detail(side=16), given))
     with pytest.raises(FileError, match="was not made by stx"):
         kept_by(Detail(side=16), given).save(other)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "tuned"])
+def test_channels_are_edited_with_detail(name, tiny, given, tmp_path):
+    """An edit of W+ told as StyleSpace vectors is the same picture; a channel moves what is kept as W+ does."""
+    generator, _, ws = given
+    if name == "tuned":  # of all weights, the affine layers' among them
+        kept = {
+            n: 0.1 * torch.randn(3, *p.shape) for n, p in generator.named_parameters() if not n.startswith("style.")
+        }
+        found = Inversion(ws, kept, "tuning", Offsets(side=16))
+    else:
+        found = kept_by(stirred(tiny[name]), given, "hfgi")
+    edited = ws + 0.3 * torch.randn(1, generator.num_ws, generator.w_dim)
+    with torch.no_grad():
+        if name != "tuned":  # there affine layers are others, so that a change of vectors is not that of codes
+            same = found.draw(generator, generator.styles(edited))
+            torch.testing.assert_close(same, found.draw(generator, edited), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            found.draw(generator, generator.styles(ws)), found.draw(generator), rtol=1e-4, atol=1e-4
+        )
+        styles = generator.styles(ws)
+        styles["conv1"] = styles["conv1"] + 0.5
+        moved = found.edit(styles)
+        drawn = moved.draw(generator)
+        assert (drawn - found.draw(generator)).abs().max() > 1e-3
+        torch.testing.assert_close(moved[[2, 1]].draw(generator)[1:], drawn[1:2], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(joined(moved.split(2)).draw(generator), drawn, rtol=1e-4, atol=1e-4)
+        moved.save(tmp_path / "kept.safetensors")
+        again = load_inversion(tmp_path / "kept.safetensors", restored(found.how, given))
+        torch.testing.assert_close(again.draw(generator), drawn, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="of 3 pictures"):
+        found.edit({layer: style[:2] for layer, style in styles.items()})
 
 
 def test_without_an_edit_the_editor_leaves_features_as_they_are(tiny, given):

@@ -1,6 +1,7 @@
 """Encoders and searches under one interface; what they cost; the table they end in."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -78,6 +79,29 @@ def test_every_method_gives_codes_and_their_pictures(pipe, device):
             assert np.abs((drawn + 1) * 127.5 - result.pictures).max() < 0.51
         assert list(result.snapshots) == ([1] if name in ("w", "w+", "in_domain") else [])
     assert "in_domain" not in inversions.searches(pipe)
+
+
+def test_all_methods_are_measured_on_their_pictures(pipe, capsys, monkeypatch):
+    monkeypatch.setattr(inversions, "cost", lambda *_: {"M parameters": 7.0})  # tried below
+    methods = inversions.encoders(pipe, {"idinvert": "compared/idinvert"})
+    methods |= {"w+": inversions.searches(pipe, steps=2)["w+"]}
+    found = inversions.measure_all(methods, pipe, DATA, (3, 2), resamples=20, set_resamples=2)
+    out = capsys.readouterr().out
+    assert out.count("methods: ") == 2 and not {"measuring", "bootstrap", "optimising"} & set(re.findall(r"\w+", out))
+    sizes = {"idinvert": 3, "w+": 2}
+    assert {name: len(table) for name, table in found.tables.items()} == sizes
+    assert {name: len(result.pictures) for name, result in found.results.items()} == sizes
+    assert found.sets.keys() == {3, 2}
+    assert list(found.summary["method"].unique()) == [method.title for method in methods.values()]
+    rows = found.summary[found.summary["method"] == methods["idinvert"].title].set_index("metric")
+    assert rows["value"]["L2"] == pytest.approx(found.tables["idinvert"]["L2"].mean())
+    assert rows["value"]["M parameters"] == 7
+
+
+def test_pictures_drawn_for_one(pipe):
+    methods = inversions.encoders(pipe, inversions.names("toy", pipe.folder)) | inversions.searches(pipe, steps=3)
+    drawn = {name: inversions.pictures_drawn(name, method) for name, method in methods.items()}
+    assert drawn == {"style_transformer": 1, "restyle_psp": 5, "idinvert": 1, "w": 3, "w+": 3, "pti": 6}
 
 
 def test_search_cost_grows_with_its_steps(pipe):

@@ -139,3 +139,18 @@ def test_names_of_points_do_not_lie_on_each_other():
     boxes = {text.get_text(): Text.get_window_extent(text) for text in ax.texts}  # without their lines
     assert not boxes["one"].overlaps(boxes["two"])
     assert abs(boxes["far"].y0 + boxes["far"].y1 - 2 * ax.transData.transform((0.1, 0.9))[1]) < 4
+
+
+def test_names_stay_beside_their_points_in_a_file_of_another_resolution(tmp_path):
+    """Offsets in pixels would shrink under the marks where a file has more of them than the screen."""
+    figure, ax = figures.plt.subplots()
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    figures.name_points(ax, {"one": (0.5, 0.5)})
+    gaps = []
+    for dpi in (100, 400):
+        figure.set_dpi(dpi)
+        figure.draw_without_rendering()
+        left = Text.get_window_extent(ax.texts[0]).x0
+        gaps.append((left - ax.transData.transform((0.5, 0.5))[0]) / dpi)
+    assert gaps[0] == pytest.approx(gaps[1], rel=0.05)
+    assert gaps[0] > 3.5 / 72  # the half of a mark of 7 points
