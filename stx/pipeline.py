@@ -37,6 +37,7 @@ GENERATE_BATCH = 64
 MAX_ABS_INPUT = 10.0  # a generator overshoots [-1, 1] by less; more is another range, such as 0..255
 VIEWED = 8  # pictures drawn at full size at a time
 CHANNEL_CODES = 2000  # random codes over which the deviation of a StyleSpace channel is taken
+MAX_STRENGTH = 1e4  # of an edit; codes of far larger ones are no numbers any more
 WHOLE, TWICE, STEPS = 1.0, 2.0, 81  # strengths of edits: the usual one, the largest, and how many are tried
 
 Codes = Tensor | dict[str, Tensor] | Inversion  # W+ codes, StyleSpace vectors by layer, or codes with detail
@@ -146,12 +147,14 @@ class Pipeline(hub.Pretrained):
         """
         if isinstance(codes, Tensor | np.ndarray):
             codes = torch.as_tensor(codes)
-            self.generator.check_ws(codes)
+            self._check(codes)
             parts = [
                 self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(GENERATE_BATCH)
             ]
         elif isinstance(codes, Inversion):
             parts = [part.draw(self.generator) for part in codes.split(GENERATE_BATCH)]
+        elif not isinstance(codes, dict) or not codes:
+            raise InputError(f"codes of type {type(codes).__name__}: expected a tensor, or styles by layer")
         else:
             parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
         return torch.cat(parts).clamp(-1, 1)
@@ -215,8 +218,8 @@ class Pipeline(hub.Pretrained):
         self,
         ws: Float[Tensor, "b num_ws w_dim"],
         *,
-        add: Sequence[str] = (),
-        remove: Sequence[str] = (),
+        add: str | Sequence[str] = (),
+        remove: str | Sequence[str] = (),
         strength: float = WHOLE,
         until: float | None = None,
         like: Float[Tensor, "1 num_ws w_dim"] | None = None,
@@ -224,17 +227,21 @@ class Pipeline(hub.Pretrained):
     ) -> Codes:
         """W+ codes with attributes or directions added and removed one after the other.
 
-        add, remove: names that `editable` lists. Attributes are edited by matched pairs (`stx.matched_pairs`), and a
-        code that has one already is not given it again; "age" and "ganspace:2" are directions (`directions`), "sefa:0"
-        components; "stylespace:6_501" is a channel, and the result then StyleSpace vectors. strength: in units of each
-        edit (see `editable`): of an attribute, 1 is what it changes on average. tokens: the first and the last that
-        change. Of attributes alone: until, a probability: the strength grows, up to twice a whole edit, until the
-        classifier of pictures gives it to the wanted label; like, the code of a reference, whose kind of the added
-        attributes is taken (which glasses). Raises `EditError` for a name that is unknown or an attribute that the
-        reference lacks, `InputError` for directions of another generator, `WeightsError` for damaged ones.
+        add, remove: a name that `editable` lists, or several. Attributes are edited by matched pairs
+        (`stx.matched_pairs`), and a code that has one already is not given it again; "age" and "ganspace:2" are
+        directions (`directions`), "sefa:0" components; "stylespace:6_501" is a channel, and the result then StyleSpace
+        vectors. strength: in units of each edit (see `editable`): of an attribute, 1 is what it changes on average.
+        tokens: the first and the last that change. Of attributes alone: until, a probability: the strength grows, up to
+        twice a whole edit, until the classifier of pictures gives it to the wanted label; like, the code of a
+        reference, whose kind of the added attributes is taken (which glasses). Raises `EditError` for a name that is
+        unknown or an attribute that the reference lacks, `InputError` for directions of another generator,
+        `WeightsError` for damaged ones.
         """
         start = ws = torch.as_tensor(ws, device=self.device).float()
-        self.generator.check_ws(ws)
+        self._check(ws)
+        if not abs(strength) <= MAX_STRENGTH:
+            raise EditError(f"strength {strength}: expected at most {MAX_STRENGTH:g} (1 is a whole edit)")
+        add, remove = ([names] if isinstance(names, str) else names for names in (add, remove))
         both = [name for name in add if name in remove]
         if both:
             raise EditError(f"{both[0]}: both to add and to remove")
@@ -263,6 +270,11 @@ class Pipeline(hub.Pretrained):
         for (layer, channel, spread), signed in channels:
             styles[layer][:, channel] += signed * spread
         return styles
+
+    def _check(self, ws: Tensor) -> None:
+        self.generator.check_ws(ws)
+        if not torch.isfinite(ws).all():
+            raise InputError("codes that are not finite (NaN or infinite)")
 
     def _change_attribute(self, ws, name: str, target: float, strength: float, until, like) -> Tensor:
         matched, reader = self._editors
@@ -427,8 +439,10 @@ def check_fit(generator: nn.Module, encoder: nn.Module, domain: datasets.Domain)
 
 
 def names_of(paths: Sequence[str | Path]) -> list[Path]:
-    """The picture files that paths mean: files as they are, folders as all pictures below them."""
+    """The picture files that paths mean: files as they are, folders as all pictures below them, no empty names."""
     found: list[Path] = []
+    if "" in paths:  # it would be the current folder
+        raise InputError("an empty name of a picture; name a file or a folder")
     for path in map(Path, paths):
         found += images.list_images(path) if is_folder(path) else [path]
     return found

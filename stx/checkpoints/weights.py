@@ -195,9 +195,13 @@ def inventory() -> pd.DataFrame:
     rows, home = [], data_dir()
     for folder in sorted(path.parent for depth in ("*/*", "*/*/*") for path in home.glob(f"{depth}/config.json")):
         domain, *network = folder.relative_to(home).parts
-        config = read_config(folder)
+        try:
+            config = read_config(folder)
+        except WeightsError:
+            rows.append([domain, "/".join(network), "damaged: config.json is not readable", "", "?"])
+            continue
         notes = config.get("notes") or {}
-        source = notes.get("file") or f"trained, {notes.get('steps', '?')} steps"
+        source = one_line(notes.get("file") or f"trained, {notes.get('steps', '?')} steps")
         rows.append([domain, "/".join(network), state_of(folder), commit_of(config), source])
     present = {(row[0], row[1]) for row in rows}
     for public in PUBLIC:

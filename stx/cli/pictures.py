@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, command, device, encoder, exit_code, generator, look_for, own, pictures
+from stx.cli.words import COUNT, FOLDER, SIDE, command, device, encoder, exit_code, generator, look_for, own, pictures
 from stx.files.errors import InputError
 
 
@@ -94,7 +94,7 @@ def _edit(
     if not pictures or out is None:
         raise InputError("pictures to edit and an output folder are needed: stx edit PHOTO... --out DIR")
     look_for(pictures)
-    if options["like"]:
+    if options["like"] is not None:
         look_for([options["like"]])
     from stx import batch, photographs, pipeline
     from stx.domains import video
@@ -155,7 +155,7 @@ def _words(text: str) -> list[str]:
 @command("align", "Cut the faces out of photographs as FFHQ's are.")
 @pictures
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets NAME.png, NAME-face2.png, ...")
-@click.option("--size", type=COUNT, default=1024, show_default=True, help="side of the crops in pixels")
+@click.option("--size", type=SIDE, default=1024, show_default=True, help="side of the crops in pixels")
 @device
 def _align(pictures: tuple[str, ...], out: Path, size: int, device: str) -> int:
     look_for(pictures)
@@ -171,7 +171,7 @@ def _align(pictures: tuple[str, ...], out: Path, size: int, device: str) -> int:
 @command("draw", "A second drawn domain: pictures of a DiceBear style with labels, a folder that is a domain.")
 @click.argument("style")
 @click.option("--count", type=COUNT, default=12000, show_default=True, help="pictures of all splits together")
-@click.option("--resolution", type=COUNT, default=64, show_default=True, help="their side in pixels")
+@click.option("--resolution", type=SIDE, default=64, show_default=True, help="their side in pixels")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets train/, val/, test/ and labels.csv")
 def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
@@ -181,9 +181,11 @@ def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
     import pandas as pd
 
     from stx.domains.images import save_image
+    from stx.files.outputs import claim_files
     from stx.reports.figures import provenance, save_table
     from stx.runtime import progress
 
+    claim_files([*(out / file for file in styles.files(count)), out / "labels.csv", out / "labels.md"])
     rows = []
     drawn = styles.drawings(style, count, resolution=resolution, seed=seed)
     for name, picture, labels in progress(drawn, total=count, desc=f"drawing {style}", unit="img"):
