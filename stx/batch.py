@@ -5,6 +5,7 @@ A shard is written whole or not at all and says in its own header what is in it,
 
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from stx.domains import align, images
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import fingerprint
 from stx.files.errors import FileError, ImageError, InputError, WeightsError
-from stx.files.outputs import Names, claim_files, claim_output, is_folder, lock_output, png_source
+from stx.files.outputs import Names, claim_files, claim_output, is_folder, lock_output, made_by_stx, png_source
 from stx.files.untrusted import one_line
 from stx.pipeline import Codes, Pipeline
 from stx.runtime import batches, progress
@@ -71,7 +72,7 @@ def invert_files(
     """
     if shard < 1:
         raise InputError(f"shards of {shard} codes: at least 1")
-    out, paths = Path(out), list(dict.fromkeys(paths))
+    out, paths = Path(out), list(dict.fromkeys(Path(_source(path)) for path in paths))
     settings = {"encoder": fingerprint(pipe.encoder), "generator": fingerprint(pipe.generator), "faces": faces}
     if detail != "codes":
         settings |= {"detail": detail, detail: fingerprint(pipe.detail(detail))}
@@ -130,8 +131,8 @@ def align_files(
                 failed.append(str(error))
                 continue
             for i, face in enumerate(faces):
-                name = names.reserve(f"{name}-face{i + 1}", _source(path)) if i else name
-                images.save_image(face, out / f"{name}.png", source=_source(path))
+                own = names.reserve(f"{name}-face{i + 1}", _source(path)) if i else name
+                images.save_image(face, out / f"{own}.png", source=_source(path))
     return failed
 
 
@@ -155,7 +156,7 @@ def edit_files(
     claim_files([out / f"{path.stem}.png" for path in paths], paths)
     with lock_output(out):
         names = _names_in(out)
-        rows = [Row(names.reserve(path.stem, _source(path)), str(path), "") for path in paths]
+        rows = [Row(names.reserve(path.stem, _source(path)), _source(path), "") for path in paths]
         claim_files([out / f"{row.name}.png" for row in rows], paths)
         batch = max(BATCH_SIDE // pipe.domain.resolution, 1)
         with progress(None, total=len(rows), desc="editing", unit="img") as bar:
@@ -168,7 +169,7 @@ def edit_files(
                     warn_of_strangers(pipe, [row.source for row, _ in read], image, codes)
                     drawn = pipe.redraw(found, edit)
                     for (row, _), picture in zip(read, images.to_uint8(drawn), strict=True):
-                        images.save_image(picture, out / f"{row.name}.png", source=_source(Path(row.source)))
+                        images.save_image(picture, out / f"{row.name}.png", source=row.source)
                 bar.update(len(part))
     return failed
 
@@ -205,12 +206,18 @@ def save_codes(folder: str | Path, codes: Mapping[str, Tensor], file: Path, gene
     not make would be replaced.
     """
     folder = Path(folder)
-    shard = folder / "codes-00000.safetensors"
-    claim_files([shard, folder / "index.json"])
+    shard, _ = claim_codes(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"encoder": f"converted from {file.name}", "generator": generator, "faces": False}
     _write(shard, [Row(name, _source(file), "") for name in codes], {"ws": torch.stack(list(codes.values()))}, settings)
     _write_index(folder, settings)
+
+
+def claim_codes(folder: Path) -> list[Path]:
+    """The files of `save_codes`. Raises `FileError` where something that stx did not make would be replaced."""
+    files = [folder / "codes-00000.safetensors", folder / "index.json"]
+    claim_files(files)
+    return files
 
 
 def holds_codes(folder: str | Path) -> bool:
@@ -222,7 +229,8 @@ def load_codes(folder: str | Path) -> tuple[list[str], Float[Tensor, "n num_ws w
     """Names and W+ codes of a folder that `stx invert` made. Raises `WeightsError` when there are none."""
     _, places = _index(folder)
     with _readable(folder):
-        ws = {path: safetensors.torch.load_file(path)["ws"] for path, _ in places.values()}
+        shards = {path for path, _ in places.values()}
+        ws = {path: _finite(safetensors.torch.load_file(path))["ws"] for path in shards}
         return list(places), torch.stack([ws[path][row] for path, row in places.values()])
 
 
@@ -240,7 +248,7 @@ def load_inversions(folder: str | Path, pipe: Pipeline) -> Iterator[tuple[list[s
     for path in dict.fromkeys(path for path, _ in places.values()):
         own = {name: row for name, (shard, row) in places.items() if shard == path}
         with _readable(folder):
-            tensors = safetensors.torch.load_file(path, device=str(pipe.device))
+            tensors = _finite(safetensors.torch.load_file(path, device=str(pipe.device)))
             found = pipe.restored(tensors, method, networks)[list(own.values())]
         yield list(own), found
 
@@ -261,6 +269,12 @@ def _index(folder: str | Path) -> tuple[dict, dict[str, tuple[Path, int]]]:
     if not places:
         raise WeightsError(f"{index}: there are no codes in it")
     return settings, places
+
+
+def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise InputError("numbers that are not finite (NaN or infinite)")
+    return tensors
 
 
 @contextlib.contextmanager
@@ -308,8 +322,15 @@ def _check_output(out: Path, paths: Sequence[Path], settings: dict, reconstruct:
     there = {path: _rows(path, settings) for path in _shards(out)}
     new, names = _new_rows(paths, there.values())
     claim_files([out / "index.json"], paths)
+    try:
+        os.fsencode(out).decode()
+    except UnicodeDecodeError:
+        told = f"{out}: a name that is no UTF-8, in which safetensors cannot be read; choose another folder"
+        raise FileError(told) from None
     if reconstruct:
         claim_files([out / f"{row.name}{ending}.png" for row in new for ending in ("", PAIR)], paths)
+        if settings["faces"]:  # further ones take names that are free
+            names.add((path.stem, str(path)) for path in out.glob("*.png") if not made_by_stx(path))
     return new, names, 1 + max((int(path.stem.split("-")[1]) for path in there), default=-1)
 
 
@@ -343,7 +364,8 @@ def _stamp(path: Path) -> str:
 
 
 def _source(path: Path) -> str:
-    return str(path.resolve())
+    """By which a file is known again, from whatever folder it is named; links to a file are files of their own."""
+    return str(path.parent.resolve() / path.name)
 
 
 def _names_in(out: Path) -> Names:

@@ -15,7 +15,7 @@ from torch import Tensor
 from stx.domains import align, images, paste, video
 from stx.domains.align import Face
 from stx.files.errors import ImageError
-from stx.files.outputs import Names, claim_files, claim_output, lock_output, photo_owner, photos_in
+from stx.files.outputs import Names, claim_files, claim_output, films_in, lock_output, photo_owner, photos_in
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Codes, Pipeline
 from stx.runtime import batches, progress
@@ -87,24 +87,40 @@ def edit_films(
 ) -> list[str]:
     """Edits the face in film files and folders of frames: `NAME.mp4`, or a folder `NAME`; returns what went wrong.
 
-    Refusals are those of `edit_photos`.
+    Names and refusals are those of `edit_photos`.
     """
-    out, failed, names = Path(out), [], Names()
+    out, failed, work = Path(out), [], []
     claim_output(out, inputs, locked=True)
     with lock_output(out):
+        names = films_in(out)
         for path in films:
-            name = names.reserve(path.stem, str(path))
+            try:
+                work.append((path, _written(path, out, names)))
+            except ImageError as error:
+                failed.append(str(error))
+        claim_files((file for _, files in work for file in files), films)
+        for path, files in work:
             try:
                 frames = edit_film(pipe, path, edit)
-                if path.is_dir():
-                    for file, frame in zip(images.list_images(path), frames, strict=True):
-                        images.save_image(frame, out / name / f"{file.stem}.png", source=str(file.resolve()))
-                else:
-                    suffix = path.suffix.lower() if path.suffix.lower() in (".mov", ".mkv") else ".mp4"
-                    video.write(out / f"{name}{suffix}", frames, path)
+                if path.is_file():
+                    video.write(files[0], frames, path)
+                    continue
+                for given, file, frame in zip(video.frame_files(path), files, frames, strict=True):
+                    images.save_image(frame, file, source=str(given.resolve()))
             except ImageError as error:
                 failed.append(str(error))
     return failed
+
+
+def _written(path: Path, out: Path, names: Names) -> list[Path]:
+    """What a film becomes: `NAME.mp4`, or `NAME/FRAME.png` for every frame of a folder."""
+    if path.is_file():
+        ending = video.suffix(path)
+        return [out / f"{names.reserve(path.stem, photo_owner(path))}{ending}"]
+    given, frames = video.frame_files(path), Names()
+    folder = out / names.reserve(path.resolve().name, photo_owner(path))
+    stems = [str(file.relative_to(path).with_suffix("")) for file in given]
+    return [folder / f"{frames.reserve(stem, str(file))}.png" for stem, file in zip(stems, given, strict=True)]
 
 
 def edit_film(pipe: Pipeline, path: Path, edit: Edit, *, smooth: float = video.SMOOTH) -> Iterator[np.ndarray]:
@@ -115,7 +131,7 @@ def edit_film(pipe: Pipeline, path: Path, edit: Edit, *, smooth: float = video.S
     """
     size = pipe.domain.resolution
     found = [align.find_faces(frame, device=pipe.device) for frame in progress(video.frames(path), desc="looking")]
-    faces = video.steady(video.follow(found), smooth)
+    faces = video.steady(video.follow(found), smooth, name=str(path))
     codes, shifts = [], []
     for frame, face in progress(zip(video.frames(path), faces, strict=True), total=len(faces), desc="inverting"):
         if face is not None:

@@ -25,7 +25,6 @@ from stx.domains import datasets, images
 from stx.encoder import Encoder
 from stx.files.checksums import fingerprint
 from stx.files.errors import EditError, InputError, WeightsError
-from stx.files.outputs import is_folder
 from stx.files.places import data_dir
 from stx.inversion import InversionLoss
 from stx.perception.identity import IdentityNet
@@ -37,6 +36,7 @@ GENERATE_BATCH = 64
 MAX_ABS_INPUT = 10.0  # a generator overshoots [-1, 1] by less; more is another range, such as 0..255
 VIEWED = 8  # pictures drawn at full size at a time
 CHANNEL_CODES = 2000  # random codes over which the deviation of a StyleSpace channel is taken
+MAX_STRENGTH = 1e4  # of an edit; codes of far larger ones are no numbers any more
 WHOLE, TWICE, STEPS = 1.0, 2.0, 81  # strengths of edits: the usual one, the largest, and how many are tried
 
 Codes = Tensor | dict[str, Tensor] | Inversion  # W+ codes, StyleSpace vectors by layer, or codes with detail
@@ -90,7 +90,7 @@ class Pipeline(hub.Pretrained):
                 raise InputError(f"pictures of type {pictures.dtype} or range: expected floats in [-1, 1]")
             return pictures.to(self.device, torch.float32)
         one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
-        arrays = [array for picture in ([pictures] if one else pictures) for array in _arrays(picture)]
+        arrays = [array for picture in ([pictures] if one else pictures) for array in images.arrays(picture)]
         if not arrays:
             raise InputError("no pictures given")
         return images.to_tensor(np.stack([images.resize(a, height, width) for a in arrays])).to(self.device)
@@ -162,12 +162,14 @@ class Pipeline(hub.Pretrained):
         """
         if isinstance(codes, Tensor | np.ndarray):
             codes = torch.as_tensor(codes)
-            self.generator.check_ws(codes)
+            self._check(codes)
             parts = [
                 self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(GENERATE_BATCH)
             ]
         elif isinstance(codes, Inversion):
             parts = [part.draw(self.generator) for part in codes.split(GENERATE_BATCH)]
+        elif not isinstance(codes, dict) or not codes:
+            raise InputError(f"codes of type {type(codes).__name__}: expected a tensor, or styles by layer")
         else:
             parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
         return torch.cat(parts).clamp(-1, 1)
@@ -226,8 +228,8 @@ class Pipeline(hub.Pretrained):
         self,
         ws: Float[Tensor, "b num_ws w_dim"] | Styles | Inversion,
         *,
-        add: Sequence[str] = (),
-        remove: Sequence[str] = (),
+        add: str | Sequence[str] = (),
+        remove: str | Sequence[str] = (),
         strength: float = WHOLE,
         until: float | None = None,
         like: Float[Tensor, "1 num_ws w_dim"] | None = None,
@@ -235,14 +237,15 @@ class Pipeline(hub.Pretrained):
     ) -> Codes:
         """W+ codes, or an inversion, with attributes or directions added and removed one after the other.
 
-        add, remove: names that `editable` lists. Attributes are edited by matched pairs (`stx.matched_pairs`), and a
-        code that has one already is not given it again; "age" and "ganspace:2" are directions (`directions`), "sefa:0"
-        components; "stylespace:6_501" is a channel, and the result then StyleSpace vectors. strength: in units of each
-        edit (see `editable`): of an attribute, 1 is what it changes on average. tokens: the first and the last that
-        change. Of attributes alone: until, a probability: the strength grows, up to twice a whole edit, until the
-        classifier of pictures gives it to the wanted label; like, the code of a reference, whose kind of the added
-        attributes is taken (which glasses). Raises `EditError` for a name that is unknown or an attribute that the
-        reference lacks, `InputError` for directions of another generator, `WeightsError` for damaged ones.
+        add, remove: a name that `editable` lists, or several. Attributes are edited by matched pairs
+        (`stx.matched_pairs`), and a code that has one already is not given it again; "age" and "ganspace:2" are
+        directions (`directions`), "sefa:0" components; "stylespace:6_501" is a channel, and the result then StyleSpace
+        vectors. strength: in units of each edit (see `editable`): of an attribute, 1 is what it changes on average.
+        tokens: the first and the last that change. Of attributes alone: until, a probability: the strength grows, up to
+        twice a whole edit, until the classifier of pictures gives it to the wanted label; like, the code of a
+        reference, whose kind of the added attributes is taken (which glasses). Raises `EditError` for a name that is
+        unknown or an attribute that the reference lacks, `InputError` for directions of another generator,
+        `WeightsError` for damaged ones.
         """
         if isinstance(ws, Inversion):
             options = {"add": add, "remove": remove, "strength": strength, "until": until, "like": like}
@@ -250,7 +253,10 @@ class Pipeline(hub.Pretrained):
         if isinstance(ws, dict):
             raise EditError("vectors of StyleSpace: edits of their channels come last, in one call with the others")
         start = ws = torch.as_tensor(ws, device=self.device).float()
-        self.generator.check_ws(ws)
+        self._check(ws)
+        if not abs(strength) <= MAX_STRENGTH:
+            raise EditError(f"strength {strength}: expected at most {MAX_STRENGTH:g} (1 is a whole edit)")
+        add, remove = ([names] if isinstance(names, str) else names for names in (add, remove))
         both = [name for name in add if name in remove]
         if both:
             raise EditError(f"{both[0]}: both to add and to remove")
@@ -279,6 +285,11 @@ class Pipeline(hub.Pretrained):
         for (layer, channel, spread), signed in channels:
             styles[layer][:, channel] += signed * spread
         return styles
+
+    def _check(self, ws: Tensor) -> None:
+        self.generator.check_ws(ws)
+        if not torch.isfinite(ws).all():
+            raise InputError("codes that are not finite (NaN or infinite)")
 
     def _change_attribute(self, ws, name: str, target: float, strength: float, until, like) -> Tensor:
         matched, reader = self._editors
@@ -416,17 +427,6 @@ def _unit(net: Directions | TokenMaps) -> str:
     return "a length of 1 in W" if bool((net.std == 1).all()) else "a standard deviation of the component"
 
 
-def _arrays(picture) -> list[np.ndarray]:
-    if isinstance(picture, str | Path):
-        return [images.read_image(path) for path in names_of([picture])]
-    if isinstance(picture, Image.Image):
-        return [images.to_rgb(picture)]
-    array = np.asarray(picture)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise InputError(f"a picture of {array.dtype} {array.shape}: expected a path, a PIL image or uint8 [h, w, 3]")
-    return [array]
-
-
 def check_fit(generator: nn.Module, encoder: nn.Module, domain: datasets.Domain) -> None:
     """Raises `WeightsError` when networks of different sizes are combined."""
     if not isinstance(generator, Generator):
@@ -440,11 +440,3 @@ def check_fit(generator: nn.Module, encoder: nn.Module, domain: datasets.Domain)
             f"the encoder gives codes of {encoder.num_ws} x {encoder.w_dim}, "
             f"the generator takes {generator.num_ws} x {generator.w_dim}"
         )
-
-
-def names_of(paths: Sequence[str | Path]) -> list[Path]:
-    """The picture files that paths mean: files as they are, folders as all pictures below them."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        found += images.list_images(path) if is_folder(path) else [path]
-    return found

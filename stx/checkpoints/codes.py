@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stx.files.errors import WeightsError
+from stx.files.outputs import Names
 from stx.files.places import safe_name
 
 W_PLUS = ("w", "ws", "w_plus", "latent", "latents", "projected_w", "codes")  # names that public code gives to codes
@@ -24,22 +25,37 @@ MAX_CODES = 1_000_000
 def codes_in(content: Any, source: str) -> dict[str, Tensor]:
     """What a file holds as codes, by name: arrays of [w_dim], [n, w_dim], [num_ws, w_dim] or [n, num_ws, w_dim].
 
-    None of it where it holds something else. Raises `WeightsError` for numbers that no code has.
+    Also lists of them, and arrays by the names of pictures. None where it holds something else. Raises `WeightsError`
+    for numbers that no code has.
     """
     stem = safe_name(Path(source).stem)
     if isinstance(content, Tensor | np.ndarray):
         return {stem: _numbers(content, source)}
-    if isinstance(content, list) and content and all(isinstance(part, Tensor | np.ndarray) for part in content):
+    if isinstance(content, list | tuple) and content and all(isinstance(part, Tensor | np.ndarray) for part in content):
         return {f"{stem}-{i:04d}": _numbers(part, source) for i, part in enumerate(content)}
     if not isinstance(content, Mapping) or NETWORK_KEYS & content.keys():
         return {}
     if (found := _of(content)) is not None:
         return codes_in(found, source)
-    inner = {str(name): _of(part) for name, part in content.items() if isinstance(part, Mapping)}
+    inner = {str(name): _of(part) for name, part in content.items() if isinstance(part, Mapping)}  # rosinality's
+    if not inner and _are_codes(list(content.values())):
+        inner = {str(name): part for name, part in content.items()}
     if not inner or any(part is None for part in inner.values()):
         return {}
-    pairs = {safe_name(Path(name).stem): part for name, part in inner.items()}  # rosinality: by the picture's file
-    return {name: _numbers(part, source) for name, part in pairs.items() if isinstance(part, Tensor | np.ndarray)}
+    names = Names()  # by the pictures' files, of which two may have one name in two folders
+    return {
+        names.reserve(safe_name(Path(name).stem), name): _numbers(part, source)
+        for name, part in inner.items()
+        if isinstance(part, Tensor | np.ndarray)
+    }
+
+
+def _are_codes(parts: list[Any]) -> bool:
+    """Whether arrays are all [num_ws, w_dim], or one or more of these, of one size: weights are of several."""
+    if not all(isinstance(part, Tensor | np.ndarray) and part.ndim in (2, 3) for part in parts):
+        return False
+    sizes = {tuple(part.shape[-2:]) for part in parts}
+    return len(sizes) == 1 and sizes.pop()[0] in TOKENS
 
 
 def w_plus(codes: Mapping[str, Tensor], num_ws: int | None, w_dim: int | None, source: str) -> dict[str, Tensor]:

@@ -54,7 +54,8 @@ MAX_WIDTH = 1 << 16  # of codes
 def read(path: str | Path) -> Found:
     """The networks in a public checkpoint, frozen and in eval mode.
 
-    Raises `WeightsError` in one line for a file that is unknown, unsafe, damaged, incomplete or of another shape.
+    Raises `WeightsError` in one line for a file that is unknown, unsafe, damaged, incomplete, of another shape, or has
+    numbers that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,7 +68,9 @@ def read(path: str | Path) -> Found:
         told = one_line(f"{type(error).__name__}: {error}")
         raise WeightsError(f"{path}: not a checkpoint of a known form ({told})") from error
     for net in found.networks.values():
-        net.eval().requires_grad_(False)
+        for name, tensor in net.eval().requires_grad_(False).state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise WeightsError(f"{path}: {one_line(name)} has numbers that are not finite (NaN or infinite)")
     return found
 
 

@@ -154,21 +154,22 @@ class Graph:
 
 
 @plain_torch()
-def write(folder: str | Path, out: str | Path, *, encoder: str = ENCODER) -> dict:
+def write(folder: str | Path, out: str | Path, *, encoder: str = ENCODER, generator: str = "generator") -> dict:
     """Exports the networks of a domain's folder into the folder `out`, and returns what its `graphs.json` tells.
 
     There has to be a generator; an encoder, classifiers, and one way to edit (matched pairs, else first order through a
-    latent classifier, else converted directions) are taken where they are there. encoder: its folder's name; one other
-    than the usual has to be there. Raises `InputError` without the packages of the extra `web`, `WeightsError` for
-    missing networks and for a graph whose numbers are further than `TOLERANCE` from PyTorch's: then nothing is written.
+    latent classifier, else converted directions) are taken where they are there. encoder, generator: their folders'
+    names; an encoder other than the usual has to be there. Raises `InputError` without the packages of the extra `web`,
+    `WeightsError` for missing networks and for a graph whose numbers are further than `TOLERANCE` from PyTorch's: then
+    nothing is written.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise InputError(f"{', '.join(missing)} not installed: `pip install {' '.join(NEEDED)}`, or the extra `web`")
     folder, out = Path(folder), Path(out)
-    generator = weights.load(folder / "generator")
-    domain = _domain(folder, generator)
-    graphs = dict(_graphs(folder, generator, domain, encoder))
+    draws = weights.load(folder / generator)
+    domain = _domain(folder, draws)
+    graphs = dict(_graphs(folder, draws, domain, encoder))
     claim_files(out / name for name in ["graphs.json", *(f"{name}.onnx" for name in graphs)])
     made = {name: export(graph) for name, graph in graphs.items()}
     edit = graphs["edit"].module if "edit" in graphs else None

@@ -200,9 +200,13 @@ def inventory() -> pd.DataFrame:
     rows, home = [], data_dir()
     for folder in sorted(found for domain in home.glob("*") for found in folders(domain)):
         domain, *network = folder.relative_to(home).parts
-        config = read_config(folder)
+        try:
+            config = read_config(folder)
+        except WeightsError:
+            rows.append([domain, "/".join(network), "damaged: config.json is not readable", "", "?"])
+            continue
         notes = config.get("notes") or {}
-        source = notes.get("file") or f"trained, {notes.get('steps', '?')} steps"
+        source = one_line(notes.get("file") or f"trained, {notes.get('steps', '?')} steps")
         rows.append([domain, "/".join(network), state_of(folder), commit_of(config), source])
     present = {(row[0], row[1]) for row in rows}
     for public in PUBLIC:

@@ -185,8 +185,11 @@ def _tune(
     pipe = pipeline.load(domain, device=device, encoder=encoder)
     out, name = out or pipe.folder, safe_name(name or Path(picture).stem)
     claim_networks([out / f"tuned-{name}"])
+    batch.claim_codes(out / f"codes-{name}")
     given = faces.faces_in(picture, pipe.domain.resolution, device=pipe.device)[:1] if align else [picture]
-    image = pipe.images(given)[:1]
+    image = pipe.images(given)
+    if len(image) > 1:
+        raise InputError(f"{picture}: {len(image)} pictures; a generator is tuned to one, name its file")
     ws, loss = pipe.invert(image), InversionLoss(load_lpips("alex", pipe.device), None)
     enough = 0.0 if domain == "avatars" else 0.06  # the public code's suits photographs; cartoons are under it before
     found = optimisation.tune(pipe.generator, loss, image, ws, steps=steps, enough=enough, view=pipe.domain.view)
@@ -246,19 +249,20 @@ def _cards(homes: tuple[Path, ...], check: bool) -> int:
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets a folder per network: data/ffhq")
 def _convert(file: Path, to: str, out: Path) -> int:
     if not file.is_file():
-        raise InputError(f"{file}: no such file")
+        raise InputError(f"{file}: {'a folder or a device, not a file' if file.exists() else 'no such file'}")
     import torch
 
     from stx.checkpoints import convert, directions, weights
     from stx.files.checksums import sha256
     from stx.files.outputs import claim_networks
+    from stx.files.places import safe_name
 
     print(f"reading {file}, {file.stat().st_size / 1e6:.0f} MB", flush=True)
     found = convert.read(file)
     directions.check_fit(found, out)
     if found.codes:
         return _keep_codes(found, file, out)
-    many, stem = ("directions", "tuned"), file.stem.removesuffix(".pth")  # public code names files .pth.tar
+    many, stem = ("directions", "tuned"), safe_name(file.stem.removesuffix(".pth"))  # public code has .pth.tar
     named = {f"{name}-{stem}" if name in many else name: net for name, net in found.networks.items()}
     claim_networks(out / name for name in named)  # a domain has many directions, and tuned generators
     code = sha256(file)
@@ -290,8 +294,9 @@ def _keep_codes(found, file: Path, out: Path) -> int:
     from stx import batch
     from stx.checkpoints import codes, weights
     from stx.files.checksums import fingerprint
+    from stx.files.places import safe_name
 
-    folder = out / f"codes-{file.stem}"
+    folder = out / f"codes-{safe_name(file.stem)}"
     generator = weights.load(out / "generator") if (out / "generator").is_dir() else None
     sizes = (generator.num_ws, generator.w_dim) if generator is not None else (None, None)
     named = codes.w_plus(found.codes, *sizes, str(file))
@@ -311,7 +316,7 @@ def _export(folder: Path, to: str, out: Path, encoder: str, generator: str) -> i
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     if to == "onnx":
-        return _export_onnx(folder, out, encoder)
+        return _export_onnx(folder, out, encoder, generator)
     from stx.checkpoints import export, weights
 
     folders = {"generator": generator} | {name: name for name in ("discriminator", "style_transformer")}
@@ -322,10 +327,10 @@ def _export(folder: Path, to: str, out: Path, encoder: str, generator: str) -> i
     return 0
 
 
-def _export_onnx(folder: Path, out: Path, encoder: str) -> int:
+def _export_onnx(folder: Path, out: Path, encoder: str, generator: str) -> int:
     from stx.checkpoints import onnx
 
-    told = onnx.write(folder, out, encoder=encoder)
+    told = onnx.write(folder, out, encoder=encoder, generator=generator)
     for name, graph in told["graphs"].items():
         print(f"{out / name}.onnx: {graph['bytes'] / 1e6:.1f} MB, at most {graph['error']:.1e} from PyTorch")
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, command, device, encoder, exit_code, generator, look_for, own, pictures
+from stx.cli.words import COUNT, FOLDER, SIDE, command, device, encoder, exit_code, generator, look_for, own, pictures
 from stx.files.errors import InputError
 
 
@@ -38,10 +38,11 @@ def _invert(
     look_for(pictures)
     from stx import batch, pipeline, runtime
     from stx.baselines.registry import add_own
+    from stx.domains import images
     from stx.files.outputs import claim_output
 
     add_own(own)
-    paths = pipeline.names_of(pictures)
+    paths = images.names_of(pictures)
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
     options = {"faces": align, "reconstruct": not codes_only, "shard": shard, "detail": detail}
@@ -97,10 +98,10 @@ def _edit(
     if not pictures or out is None:
         raise InputError("pictures to edit and an output folder are needed: stx edit PHOTO... --out DIR")
     look_for(pictures)
-    if options["like"]:
+    if options["like"] is not None:
         look_for([options["like"]])
     from stx import batch, photographs, pipeline
-    from stx.domains import video
+    from stx.domains import images, video
     from stx.files.outputs import claim_output
 
     folders = [Path(given) for given in pictures if batch.holds_codes(given)]
@@ -111,7 +112,7 @@ def _edit(
         raise InputError(f"{films[0]}: --detail is for pictures; films are edited without")
     if detail != "codes" and folders:
         raise InputError(f"{folders[0]}: what is kept of codes was told when they were inverted; leave --detail out")
-    paths = pipeline.names_of([given for given in pictures if Path(given) not in [*folders, *films]])
+    paths = images.names_of([given for given in pictures if Path(given) not in [*folders, *films]])
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
     options["like"] = pipe.invert(options["like"])[:1] if options["like"] else None
@@ -160,14 +161,15 @@ def _words(text: str) -> list[str]:
 @command("align", "Cut the faces out of photographs as FFHQ's are.")
 @pictures
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets NAME.png, NAME-face2.png, ...")
-@click.option("--size", type=COUNT, default=1024, show_default=True, help="side of the crops in pixels")
+@click.option("--size", type=SIDE, default=1024, show_default=True, help="side of the crops in pixels")
 @device
 def _align(pictures: tuple[str, ...], out: Path, size: int, device: str) -> int:
     look_for(pictures)
-    from stx import batch, pipeline
+    from stx import batch
+    from stx.domains import images
     from stx.runtime import pick_device
 
-    paths, device = pipeline.names_of(pictures), pick_device(device)
+    paths, device = images.names_of(pictures), pick_device(device)
     failed = len(batch.align_files(paths, out, size, inputs=pictures, device=device))
     print(f"{len(paths) - failed} of {len(paths)} photographs had faces; crops of {size} px in {out}")
     return exit_code(failed, len(paths))
@@ -176,7 +178,7 @@ def _align(pictures: tuple[str, ...], out: Path, size: int, device: str) -> int:
 @command("draw", "A second drawn domain: pictures of a DiceBear style with labels, a folder that is a domain.")
 @click.argument("style")
 @click.option("--count", type=COUNT, default=12000, show_default=True, help="pictures of all splits together")
-@click.option("--resolution", type=COUNT, default=64, show_default=True, help="their side in pixels")
+@click.option("--resolution", type=SIDE, default=64, show_default=True, help="their side in pixels")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets train/, val/, test/ and labels.csv")
 def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
@@ -186,9 +188,11 @@ def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
     import pandas as pd
 
     from stx.domains.images import save_image
+    from stx.files.outputs import claim_files
     from stx.reports.figures import provenance, save_table
     from stx.runtime import progress
 
+    claim_files([*(out / file for file in styles.files(count)), out / "labels.csv", out / "labels.md"])
     rows = []
     drawn = styles.drawings(style, count, resolution=resolution, seed=seed)
     for name, picture, labels in progress(drawn, total=count, desc=f"drawing {style}", unit="img"):

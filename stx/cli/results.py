@@ -112,7 +112,11 @@ def _readme(file: Path, figures: Path, check: bool) -> int:
     from stx.files.atomic import write_text
     from stx.reports import readme
 
-    text, stale = readme.fill(file.read_text(encoding="utf-8"), figures)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: not a text in UTF-8; save it as one") from None
+    text, stale = readme.fill(text, figures)
     for words in stale:
         print(f"{'stale' if check else 'filled'}: {words}")
     if stale and not check:

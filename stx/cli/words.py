@@ -7,8 +7,20 @@ import click
 
 from stx.files.errors import ImageError
 
+
+class Place(click.Path):
+    """A path. An empty one, which an unset variable of the shell leaves, would be the current folder."""
+
+    def convert(self, value, param, ctx):
+        """As `click.Path`; refuses an empty one."""
+        if value == "":
+            self.fail("is empty; a path is expected", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 COUNT = click.IntRange(min=1)
-FOLDER = click.Path(path_type=Path)
+SIDE = click.IntRange(1, 4096)  # of pictures that are made
+FOLDER = Place(path_type=Path)
 
 
 class Command(click.Command):
@@ -51,7 +63,12 @@ own = click.option("--own", default="", metavar="FILE", help="a Python file with
 
 
 def look_for(names: Sequence[str]) -> None:
-    """Raises `ImageError` when none of these files and folders exists: before networks are loaded for nothing."""
+    """Raises `ImageError` when none of these files and folders exists: before networks are loaded for nothing.
+
+    And for an empty name, which an unset variable of the shell leaves: it would be the current folder.
+    """
+    if "" in names:
+        raise ImageError("an empty name of a picture; name a file or a folder")
     if not any(Path(name).exists() for name in names):
         raise ImageError(
             f"{names[0]}: no such file" + (f", nor any of the other {len(names) - 1}" if names[1:] else "")

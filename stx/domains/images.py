@@ -4,8 +4,11 @@ One reader for every path into the package, so that a grey, transparent, 16-bit 
 everywhere, and a broken one is refused with its name.
 """
 
+import contextlib
 import functools
 import io
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,14 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stx.files.atomic import atomic_write
-from stx.files.errors import ImageError
-from stx.files.outputs import LOCK, claim_files, png_note
+from stx.files.errors import ImageError, InputError
+from stx.files.outputs import LOCK, claim_files, is_folder, png_note
 
 JPEG, TIFF = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")
 SUFFIXES = (".png", *JPEG, ".webp", ".bmp", *TIFF, ".ppm", ".pgm", ".gif", ".avif", ".jp2", ".tga")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")  # whatever the suffix says
 HEIF = (".heic", ".heif")  # of iPhones: read with pillow-heif, and refused by name without it
+FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv", ".mts", ".ogv")
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded
 
 
@@ -38,7 +42,9 @@ def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
     formats = [*FORMATS, *(["TGA"] if name.lower().endswith(".tga") else [])]  # TGA has no magic number
     formats += ["HEIF"] if name.lower().endswith(HEIF) else []
     try:
-        with Image.open(path, formats=formats) as image:
+        if not isinstance(path, io.BytesIO) and Path(path).exists() and not Path(path).is_file():
+            raise ImageError(f"{name}: a folder, a pipe or a device; expected the file of a picture")
+        with _unwarned(), Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{name}: {image.width} x {image.height} pixels is too large; shrink it first")
             image.load()
@@ -47,10 +53,22 @@ def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: more than {MAX_PIXELS} pixels is too large; shrink it first") from None
     except UnidentifiedImageError:
+        if name.lower().endswith(FILMS):
+            raise ImageError(f"{name}: a film, not a picture; `stx edit --paste` edits films") from None
         raise ImageError(f"{name}: not a picture that Pillow can read; convert it to PNG or JPEG") from None
     except Exception as error:  # decoders raise every kind: struct.error, NotImplementedError, MemoryError, ...
         raise ImageError(f"{name}: {_damage(error)}") from None
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without Pillow's warnings of large pictures and odd metadata, which a user can do nothing about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @functools.cache
@@ -168,3 +186,28 @@ def grid(images: UInt8[np.ndarray, "n h w 3"], columns: int) -> UInt8[np.ndarray
     sheet = np.full((rows * columns, h, w, 3), 255, np.uint8)
     sheet[:n] = images
     return sheet.reshape(rows, columns, h, w, 3).swapaxes(1, 2).reshape(rows * h, columns * w, 3)
+
+
+def names_of(paths: Sequence[str | Path]) -> list[Path]:
+    """The picture files that paths mean: files as they are, folders as all pictures below them, no empty names."""
+    found: list[Path] = []
+    if "" in paths:  # it would be the current folder
+        raise InputError("an empty name of a picture; name a file or a folder")
+    for path in map(Path, paths):
+        found += list_images(path) if is_folder(path) else [path]
+    return found
+
+
+def arrays(picture) -> list[np.ndarray]:
+    """Pictures as uint8 RGB `[h, w, 3]`: of a path or a folder, a PIL image, or such an array.
+
+    Raises `ImageError` naming an unusable file, `InputError` for an array of another type or shape.
+    """
+    if isinstance(picture, str | Path):
+        return [read_image(path) for path in names_of([picture])]
+    if isinstance(picture, Image.Image):
+        return [to_rgb(picture)]
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise InputError(f"a picture of {array.dtype} {array.shape}: expected a path, a PIL image or uint8 [h, w, 3]")
+    return [array]

@@ -16,13 +16,16 @@ from scipy import ndimage
 
 from stx.domains import images
 from stx.files.atomic import atomic_write
+from stx.files.errors import ImageError, StxError
 from stx.files.outputs import ORIENTATION, claim_files, mark_photo
+from stx.files.untrusted import one_line
 
 MARGIN, FEATHER = 0.02, 0.15  # of a crop's border: left out, and faded over, in crop sides
 UNCHANGED = 6.0  # levels of 255 by which a crop may differ and still keep half of the photograph's own detail
 SPREAD = 0.01  # over which that difference is averaged, in crop sides
 MAX_GAIN = 1.5  # of contrast, where colours are matched
 CENTRE, FACE_WIDTH = (0.5, 0.55), 0.22  # of the face in its crop, in crop sides: where colours are compared
+MAX_JPEG_EXIF = 65_533  # bytes
 KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}
 BACK = {  # from upright pixels to those that an EXIF orientation stands for
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -184,7 +187,8 @@ class Photo:
     def save(self, pixels: UInt8[np.ndarray, "h w 3"], path: Path, source: Path) -> None:
         """Writes upright pixels of its own colours as the file was: format, orientation, EXIF, profile, compression.
 
-        source: the photograph's file, of which a checksum of the name is kept. Raises `FileError` as `save_image`.
+        source: the photograph's file, of which a checksum of the name is kept. Raises `FileError` as `save_image`,
+        `ImageError` for what its format cannot hold.
         """
         picture = Image.fromarray(pixels)
         if self.alpha is not None:
@@ -192,11 +196,16 @@ class Photo:
         picture = picture.convert("L") if self.mode == "L" else picture
         if (back := BACK.get(self.exif.get(ORIENTATION))) is not None:
             picture = picture.transpose(back)
-        exif = mark_photo(self.exif, source)
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        exif = mark_photo(self.exif, source, most=MAX_JPEG_EXIF if kind == "JPEG" else None)
         claim_files([path])
-        with atomic_write(path) as part:
-            kind = Image.registered_extensions()[path.suffix.lower()]
-            picture.save(part, format=kind, exif=exif, icc_profile=self.profile, **self.compression)
+        try:
+            with atomic_write(path) as part:
+                picture.save(part, format=kind, exif=exif, icc_profile=self.profile, **self.compression)
+        except StxError:
+            raise
+        except Exception as error:  # encoders raise every kind
+            raise ImageError(f"{source}: cannot be written as {path.name} ({one_line(error)})") from None
 
 
 def read_photo(path: str | Path) -> Photo:

@@ -61,11 +61,15 @@ def drawings(
     The first pictures of each split stay the same where there are more. Raises `DomainError` for an unknown style.
     """
     attributes(style)
-    for split, share in SPLITS.items():
-        for i in range(max(round(share * count), 1)):
-            given = {"seed": f"{split}/{seed}/{i}"}
-            picture = avatars.rasterise(style, given, resolution=resolution)
-            yield f"{split}/{i:05d}.png", picture, labels(style, given)
+    for file in files(count):
+        split, _, number = file.removesuffix(".png").partition("/")
+        given = {"seed": f"{split}/{seed}/{int(number)}"}
+        yield file, avatars.rasterise(style, given, resolution=resolution), labels(style, given)
+
+
+def files(count: int) -> list[str]:
+    """The paths of `count` drawings below their folder: `train/00000.png`, ..."""
+    return [f"{split}/{i:05d}.png" for split, share in SPLITS.items() for i in range(max(round(share * count), 1))]
 
 
 def labels(style: str, given: dict) -> Bool[np.ndarray, "attributes"]:

@@ -2,7 +2,13 @@
 
 
 class StxError(Exception):
-    """What a user can mend: the message says what was given, what was expected, what to do. The rest are bugs."""
+    """What a user can mend: the message says what was given, what was expected, what to do. The rest are bugs.
+
+    It is one line, in which characters of names that a terminal would obey are escaped.
+    """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
 
 
 class InputError(StxError, ValueError):

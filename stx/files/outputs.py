@@ -8,8 +8,9 @@ import contextlib
 import json
 import os
 import sys
+import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -21,6 +22,7 @@ from stx.files.errors import FileError
 from stx.files.untrusted import one_line
 
 LOCK = ".stx.lock"
+FILMS = (".mp4", ".mov", ".mkv")  # that are written
 PHOTO_MARK = 0x000B  # EXIF's ProcessingSoftware, by which photographs with edited faces are known
 ORIENTATION = 0x0112  # EXIF's
 MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
@@ -91,10 +93,11 @@ def png_source(file: Path) -> str | None:
         return json.loads(image.info.get("Source", '""'))
 
 
-def mark_photo(exif: Image.Exif, source: Path) -> Image.Exif:
+def mark_photo(exif: Image.Exif, source: Path, most: int | None = None) -> Image.Exif:
     """EXIF that marks a photograph as written by stx, with a checksum of its source's name and without a preview.
 
     A path would tell whoever gets the photograph where it lay; the preview of the file shows what was there before.
+    most: bytes; of longer EXIF only which way is up stays.
     """
     marked = Image.Exif()
     try:
@@ -103,6 +106,10 @@ def mark_photo(exif: Image.Exif, source: Path) -> Image.Exif:
         marked[ORIENTATION] = exif.get(ORIENTATION, 1)
     marked[PHOTO_MARK] = f"stx {photo_owner(source)}"
     marked._ifds.pop(ExifTags.IFD.IFD1, None)
+    if most is not None and len(marked.tobytes()) > most:
+        up = Image.Exif()
+        up[ORIENTATION] = exif.get(ORIENTATION, 1)
+        return mark_photo(up, source)
     return marked
 
 
@@ -112,7 +119,7 @@ def photo_owner(source: Path) -> str:
 
 
 class Names:
-    """Names of outputs, each given out once, also where upper and lower case are the same.
+    """Names of outputs, each given out once, also where upper and lower case or the forms of Unicode are the same.
 
     taken: names that are in use, with their owners (see `reserve`). endings: what is written for one name, as in
     `NAME` and `NAME_pair`.
@@ -120,6 +127,10 @@ class Names:
 
     def __init__(self, taken: Iterable[tuple[str, str]] = (), *, endings: Sequence[str] = ("",)):
         self._endings, self._owners = endings, {}
+        self.add(taken)
+
+    def add(self, taken: Iterable[tuple[str, str]]) -> None:
+        """Further names that are in use, with their owners."""
         for name, owner in taken:
             self._give(name, owner)
 
@@ -130,25 +141,57 @@ class Names:
         """
         name = base = _cut(wanted)
         number = 1
-        while any(self._owners.get(f"{name}{ending}".casefold(), owner) != owner for ending in self._endings):
+        while any(self._owners.get(_one_form(name + ending), owner) != owner for ending in self._endings):
             number += 1
             name = f"{base}-{number}"
         self._give(name, owner)
         return name
 
     def _give(self, name: str, owner: str) -> None:
-        self._owners |= {f"{name}{ending}".casefold(): owner for ending in self._endings}
+        self._owners |= {_one_form(name + ending): owner for ending in self._endings}
 
 
 def photos_in(folder: Path) -> Names:
     """The names of the photographs in a folder, each owned by its source's checksum; of others by themselves."""
-    found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        owner = str(path)
-        with contextlib.suppress(Exception), Image.open(path) as image:
-            owner = str(image.getexif().get(PHOTO_MARK, owner)).removeprefix("stx ")
-        found.append((path.stem, owner))
-    return Names(found)
+    return Names((path.stem, _owner(path, _photo_mark)) for path in _entries(folder))
+
+
+def films_in(folder: Path) -> Names:
+    """The names of the films and folders of frames in a folder, each owned as in `photos_in`."""
+    films = [(path.stem, _owner(path, _film_mark)) for path in _entries(folder) if path.suffix.lower() in FILMS]
+    return Names([*films, *((path.name, _owner(path, _frames_mark)) for path in _entries(folder) if path.is_dir())])
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _owner(path: Path, mark: Callable[[Path], str]) -> str:
+    """The checksum of the source that a file of stx is marked with; of others their own path."""
+    with contextlib.suppress(Exception):  # a file of anybody, in any state
+        made_by, _, owner = mark(path).partition(" ")
+        return owner if made_by == "stx" else str(path)
+    return str(path)
+
+
+def _photo_mark(path: Path) -> str:
+    if not path.is_file():  # opening a pipe would wait for its other end
+        return ""
+    with Image.open(path) as image:
+        return str(image.getexif().get(PHOTO_MARK, ""))
+
+
+def _film_mark(path: Path) -> str:
+    import av  # here: not everybody has it
+
+    with av.open(str(path)) as film:
+        return {key.lower(): value for key, value in film.metadata.items()}.get("comment", "")
+
+
+def _frames_mark(folder: Path) -> str:
+    frame = next(folder.rglob("*.png"))
+    source = Path(png_source(frame))
+    return f"stx {photo_owner(source.parents[len(frame.relative_to(folder).parts) - 1])}"
 
 
 @contextlib.contextmanager
@@ -186,6 +229,10 @@ def is_folder(path: str | Path) -> bool:
         return False
 
 
+def _one_form(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def _cut(name: str) -> str:
     code = os.fsencode(name := name.replace("\0", "_"))
     if len(code) <= MAX_NAME:
@@ -221,15 +268,11 @@ def _is_png(file: Path) -> bool:
 
 
 def _is_photo(file: Path) -> bool:
-    with Image.open(file) as image:
-        return str(image.getexif().get(PHOTO_MARK, "")).split(" ")[0] == "stx"
+    return _photo_mark(file).split(" ")[0] == "stx"
 
 
 def _is_film(file: Path) -> bool:
-    import av  # here: not everybody has it
-
-    with av.open(str(file)) as film:
-        return {key.lower(): value for key, value in film.metadata.items()}.get("comment") == "stx"
+    return _film_mark(file).split(" ")[0] == "stx"
 
 
 def _is_shard(file: Path) -> bool:
@@ -257,7 +300,7 @@ _READERS = {
     ".pth": _is_export,
     ".png": _is_png,
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".avif"), _is_photo),
-    **dict.fromkeys((".mp4", ".mov", ".mkv"), _is_film),
+    **dict.fromkeys(FILMS, _is_film),
     ".pdf": lambda file: b"/Creator (stx " in file.read_bytes(),
     ".json": _is_record,
     ".csv": _beside_table,

@@ -44,4 +44,4 @@ def safe_name(text: str) -> str:
     What had to be changed ends in a checksum of the whole text, so that two texts stay two names.
     """
     plain = re.sub(r"[^\w.-]+", "_", text).lstrip(".")[:80]
-    return plain if plain == text else f"{plain}-{zlib.crc32(text.encode()):08x}"
+    return plain if plain == text else f"{plain}-{zlib.crc32(text.encode(errors='surrogatepass')):08x}"

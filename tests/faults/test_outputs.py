@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageCms
 
 import stx
-from stx import batch, cli, label_editing, pipeline
+from stx import batch, cli, label_editing
 from stx.checkpoints import export, weights
 from stx.domains import datasets, drawings, images
 from stx.files import atomic, outputs
@@ -358,7 +358,7 @@ def test_whatever_a_decoder_raises_the_batch_goes_on(pipe, faces, tmp_path, monk
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "x" * 252 + ".png", "nul\0.png"])
 def test_names_that_no_file_system_takes(pipe, faces, tmp_path, name):
     """Paths that no file system takes are told, and the others are inverted."""
-    paths = pipeline.names_of([tmp_path / name, faces])
+    paths = images.names_of([tmp_path / name, faces])
     _, failed = batch.invert_files(pipe, paths, tmp_path / "out")
     assert len(failed) == 1
     assert batch.load_codes(tmp_path / "out")[0] == ["a", "b"]

@@ -459,6 +459,31 @@ def error(path, content=None) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["conv1.conv.weight", "to_rgb1.bias", "latent_avg"])
+def test_weights_that_are_not_finite(tmp_path, generator, name, value):
+    """A network with a number that is not finite, and an average code with one, are told with the tensor's name."""
+    content = {"g_ema": dict(g_ema(generator)), "latent_avg": generator.latent_avg.clone()}
+    spoilt = (content if name == "latent_avg" else content["g_ema"])[name].clone()
+    spoilt.view(-1)[-1] = value
+    (content if name == "latent_avg" else content["g_ema"])[name] = spoilt
+    assert f"{name} has numbers that are not finite" in error(tmp_path / "g.pt", content)
+
+
+@pytest.mark.parametrize("form", ["names", "names and batches", "tuple", "names in two folders"])
+def test_codes_by_the_names_of_pictures(tmp_path, form):
+    """Codes by the names of pictures, and in tuples, are read, each once."""
+    one, two = torch.randn(2, 18, 512)
+    content = {
+        "names": {"anna.jpg": one, "ben.jpg": two},
+        "names and batches": {"anna": one[None], "ben": two[None]},
+        "tuple": (one, two),
+        "names in two folders": {"x/anna.png": {"latent": one}, "y/anna.png": {"latent": two}},
+    }[form]
+    found = read(tmp_path / "w.pt", content).codes
+    assert len(found) == 2 and torch.equal(torch.stack([*found.values()]).reshape(2, 18, 512), torch.stack([one, two]))
+
+
 def test_noise_maps_may_be_absent(tmp_path, generator):
     """rosinality's files without noise maps are read."""
     state = {k: v for k, v in g_ema(generator).items() if not k.startswith("noises.")}
