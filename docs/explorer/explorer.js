@@ -2,7 +2,7 @@
 // explorer.json tells what there is (docs/web.py writes it); `stx export --to onnx` makes the graphs.
 const at = (id) => document.getElementById(id);
 const here = new URL(".", import.meta.url);
-const page = { ready: false, steps: 0, backend: "", error: NaN, milliseconds: NaN, image: null, strengths: null };
+const page = { ready: false, steps: 0, backend: "", why: "", error: NaN, milliseconds: NaN, image: null, strengths: null };
 window.explorer = page; // what a test looks at
 
 let told, pictures, graphs, ort; // settings, test pictures, sessions, runtime
@@ -56,20 +56,23 @@ async function open(backend) {
   ort.env.wasm.wasmBinary = content.wasm;
   ort.env.logLevel = "error";
   at("status").textContent = "Starting the networks";
-  graphs = {};
+  const made = {};
   for (const name in told.graphs) {
-    graphs[name] = await ort.InferenceSession.create(new Uint8Array(content[name]), { executionProviders: [backend] });
+    made[name] = await ort.InferenceSession.create(new Uint8Array(content[name]), { executionProviders: [backend] });
   }
+  graphs = made;
   return new Float32Array(content.check);
 }
 
 // The largest difference from what Python drew of the first picture with the first edit.
-async function check(expected) {
+// next: the picture to go on with.
+async function check(expected, next) {
   await choose(await pixels(pictures[0]));
   const strengths = new Float32Array(told.edit.attributes.length);
   strengths[0] = 1;
   const edited = await run("edit", { ws: start, strengths: tensor(strengths, [1, strengths.length]) });
   const drawn = (await run("generator", { ws: edited })).data;
+  if (next) await choose(next);
   return drawn.reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i])), 0);
 }
 
@@ -78,13 +81,16 @@ async function begin() {
   pictures = await Promise.all(told.pictures.map(async (file) => (await fetch(new URL(file, here))).blob()));
   const wanted = new URLSearchParams(location.search).get("backend");
   const gpu = wanted !== "wasm" && (await navigator.gpu?.requestAdapter().catch(() => null));
+  if (!gpu && wanted !== "wasm") page.why = "no WebGPU in this browser";
   for (const backend of gpu ? ["webgpu", "wasm"] : ["wasm"]) {
     try {
       page.error = await check(await open(backend));
       page.backend = backend;
       if (page.error <= told.tolerance) break; // else WebGPU is left for WebAssembly
+      page.why = `WebGPU's pixels are ${page.error.toExponential(0)} from Python's`;
     } catch (error) {
       if (backend === "wasm") throw error;
+      page.why = `WebGPU failed: ${error.message || error}`;
     }
   }
   if (!(page.error <= told.tolerance)) throw new Error(`this browser's numbers are ${page.error} from Python's`);
@@ -230,9 +236,22 @@ async function step() {
       await new Promise((done) => setTimeout(done)); // the page is drawn between two steps
     }
   } catch (error) {
+    if (page.backend === "webgpu") return recover(error);
     say(`This step failed: ${error.message || error}`, true);
   } finally {
     busy = false;
+  }
+}
+
+// A device can be lost while the page is open: then WebAssembly goes on with the same picture and sliders.
+async function recover(error) {
+  page.why = `WebGPU failed: ${error.message || error}`;
+  page.backend = "wasm";
+  try {
+    page.error = await check(await open("wasm"), source);
+    await step();
+  } catch (failed) {
+    say(`This step failed: ${failed.message || failed}`, true);
   }
 }
 
@@ -245,7 +264,7 @@ async function edit(strengths) {
   page.strengths = strengths;
   page.milliseconds = performance.now() - began;
   page.steps += 1;
-  const name = page.backend === "webgpu" ? "WebGPU" : "WebAssembly";
+  const name = page.backend === "webgpu" ? "WebGPU" : `WebAssembly${page.why && ` (${page.why})`}`;
   const near = page.error.toExponential(0);
   at("status").textContent = `${name}, ${page.milliseconds.toFixed(0)} ms a step, pixels within ${near} of Python's`;
 }

@@ -206,3 +206,31 @@ def test_sizes_are_told(site, tab):
     total = sum((site / name).stat().st_size for name in used)
     assert f"{total / 1e6:.0f} MB are loaded once" in tab.inner_text("header")
     assert total < 30e6
+
+
+def test_webgpu_that_fails_is_left_in_words(site, browser):  # noqa: F811
+    """A stand-in for WebGPU that gives no device; then one that is lost while the page is open."""
+    with served(site) as address, page(browser) as tab:
+        stub = "Object.defineProperty(navigator, 'gpu', {value: {requestAdapter: async () => ({features: new Set()})}})"
+        tab.add_init_script(stub)
+        tab.goto(address, timeout=WAIT)
+        tab.wait_for_function("explorer.ready || explorer.failed", timeout=WAIT)
+        assert tab.evaluate("explorer.failed") is None and tab.evaluate("explorer.backend") == "wasm"
+        assert tab.inner_text("#status").startswith("WebAssembly (WebGPU failed: ")
+        first = drag(tab, {"Eyeglasses": 1.0})
+        told = json.loads((site / "explorer.json").read_text())["runtimes"]["wasm"]["script"]
+        tab.evaluate(
+            """async script => {
+                const { InferenceSession } = await import(new URL(script, location));
+                const run = InferenceSession.prototype.run;
+                InferenceSession.prototype.run = function () {
+                    InferenceSession.prototype.run = run;
+                    throw new Error("device lost");
+                };
+                explorer.backend = "webgpu";
+            }""",
+            f"./{told}",
+        )
+        assert np.abs(drag(tab, {"Eyeglasses": 1.0}) - first).max() < 1e-6
+        assert tab.inner_text("#status").startswith("WebAssembly (WebGPU failed: device lost)")
+        assert tab.evaluate("explorer.backend") == "wasm" and tab.evaluate("explorer.error") <= 1e-4
