@@ -157,6 +157,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, own):
     bare, wears = (next(a for a in people if avatars.labels(a)[0] == side) for side in (False, True))
     for name, avatar in (("photo.png", bare), ("reference.png", wears)):
         images.save_image(avatars.draw(avatar), tmp_path / name)
+    assert cli.main(["invert", "photo.png", "--detail", "feature_editor", "--out", "kept/"]) == 0
     names = {}
     for page in ("README.md", "docs/method.md", "docs/running.md"):
         for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):

@@ -97,3 +97,15 @@ def test_holm_by_hand():
     np.testing.assert_allclose(resampling.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(resampling.holm(np.array([0.9, 0.8])), [1, 1])
     assert len(resampling.holm(np.array([]))) == 0
+
+
+def test_a_share_has_the_interval_of_as_many_trials_as_pictures():
+    """Wilson by hand: of 0 of 4, high is z2 / (4 + z2), z2 = 1.96 squared; ten edits of one picture are one trial."""
+    z2 = 1.96**2
+    found = resampling.share(table(np.zeros(4)), "x")
+    assert found == pytest.approx((0, 0, z2 / (4 + z2)))
+    one = resampling.share(table(np.ones(10), picture=np.zeros(10)), "x")
+    assert one == pytest.approx((1, 1 / (1 + z2), 1))
+    half = resampling.share(table(np.array([0.0, 1, 0, 1, np.nan]), picture=[0, 1, 2, 3, 4]), "x")
+    assert half[0] == 0.5 and half[1] + half[2] == pytest.approx(1)
+    assert all(math.isnan(number) for number in resampling.share(table(np.array([np.nan])), "x"))

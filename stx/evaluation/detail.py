@@ -119,12 +119,11 @@ def outside(pipe: Pipeline, found: Inversion, cases: Cases, source: Float[Tensor
 
     found: edited inversions, one a case. source: the pictures. Both are held against the truth where it is the source.
     """
-    truth, rows = cases.truth(), []
-    for i, part in enumerate(found.split(1)):
-        same = (truth[i] - source[i]).abs().amax(0) < SAME
-        drawn = [pipe.reconstruct(one)[0].cpu() for one in (part.edit(part.ws), part)]
-        rows.append([(picture - truth[i]).square().mean(0)[same].mean().item() for picture in drawn])
-    return pd.DataFrame(rows, columns=["before", "after"])
+    truth = cases.truth()
+    same = (truth - source).abs().amax(1) < SAME  # [n, h, w]
+    drawn = {"before": found.edit(found.ws), "after": found}
+    wrong = {name: (pipe.reconstruct(one).cpu() - truth).square().mean(1) for name, one in drawn.items()}
+    return pd.DataFrame({name: ((w * same).sum((1, 2)) / same.sum((1, 2))).numpy() for name, w in wrong.items()})
 
 
 def lives_on(own: pd.DataFrame, codes: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> tuple[float, ...]:
@@ -210,19 +209,16 @@ def refined_strangers(
     pipe: Pipeline,
     judge: nn.Module,
     image: Float[Tensor, "n 3 h w"],
-    methods: Sequence[str],
+    inverted: Mapping[str, Inversion],
     add: Sequence[str],
-    *,
-    steps: int,
 ) -> pd.DataFrame:
-    """What methods make of pictures, and what edits of the result show: a row a method.
+    """What methods make of pictures, and what edits of the result show: a row a method of `inverted`.
 
     Columns: LPIPS, distance of the codes to the manifold (about 1 in the domain), and the share of edits that add one
     of `add` to inversions that do not show it, after which the judge sees it.
     """
     rows, names = [], list(pipe.domain.attributes)
-    for method in methods:
-        found = pipe.invert_detail(image, method, steps=steps)
+    for method, found in inverted.items():
         before, shown = attribute_logits(pipe, judge, found) > 0, []
         for name in add:
             lacking = np.flatnonzero(~before[:, names.index(name)])

@@ -5,8 +5,8 @@ These are the rows of the table of inversion (Hu et al. 2022, section 4.2). Enco
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Result:
 
     ws: Float[Tensor, "n num_ws w_dim"]
     pictures: UInt8[np.ndarray, "n h w 3"]
-    snapshots: dict[int, UInt8[np.ndarray, "n h w 3"]]
+    snapshots: dict[int, UInt8[np.ndarray, "n h w 3"]] = field(default_factory=dict)
 
 
 def names(domain: str | Path, folder: str | Path | None = None) -> dict[str, str]:
@@ -172,19 +172,25 @@ class Measured:
 
 
 def measure_all(
-    methods: dict[str, Inverter], pipe: Pipeline, data: Dataset, counts: tuple[int, int], **resampled
+    methods: dict[str, Inverter],
+    pipe: Pipeline,
+    data: Dataset,
+    counts: tuple[int, int],
+    *,
+    results: Mapping[str, Result] | None = None,
+    **resampled,
 ) -> Measured:
     """Every method applied to the first pictures of a data set and measured there.
 
     counts: pictures for methods without and with a search, of which the latter are too few for distances of sets.
-    resampled: what `summarise` is given.
+    results: of methods that have been applied to them already. resampled: what `summarise` is given.
     """
-    results, tables, known, rows = {}, {}, {}, []
+    results, tables, known, rows = dict(results or {}), {}, {}, []
     for name, method in progress(methods.items(), desc="methods", unit="method"):
         searches = method.steps is not None
         count = counts[searches]
         with quiet():
-            results[name] = run_all(method, pipe, data, count)
+            results[name] = results.get(name) or run_all(method, pipe, data, count)
             tables[name], sets = quality.measure(pipe, data, results[name].pictures, known=known.get(count))
             spent = cost(method, pipe, data.batch([0]))
             rows.append(summarise(method.title, tables[name], sets, spent, few=searches, **resampled))

@@ -6,15 +6,22 @@ import torch
 from stx.checkpoints import convert
 from stx.files.errors import WeightsError
 
-KEYS = {  # a few names of weights as the public code saves them
+KEYS = {  # a few names of weights as the modules of the public code make them
     "HFGI": ["encoder.input_layer.0.weight", "residue.conv_layer1.0.weight", "grid_align.conv_layer1.0.weight"],
-    "HyperStyle": ["hypernet.conv1.weight", "hypernet.refinement_blocks.0.convs.0.weight", "decoder.input.input"],
-    "StyleFeatureEditor": [
-        "encoder.input_layer.0.weight",
-        "inverter.fs_backbone.conv.0.weight",
-        "inverter.fuser.0.weight",
+    "HyperStyle": [
+        "hypernet.conv1.weight",
+        "hypernet.shared_weight_hypernet.w1",
+        "hypernet.refinement_blocks.14.convs.0.weight",  # some layers have none
+        "decoder.input.input",
     ],
-    "phase one": ["encoder.fs_backbone.conv.0.weight", "encoder.fuser.0.weight"],
+    "StyleFeatureEditor": [
+        "encoder.conv.weight",
+        "encoder.body.0.body.1.weight",
+        "inverter.fs_backbone.content_layer.1.weight",
+        "inverter.fuser.conv.weight",
+        "e4e_encoder.input_layer.0.weight",
+    ],
+    "phase one": ["encoder.fs_backbone.styles.0.weight", "encoder.fuser.body.0.body.1.weight", "decoder.input.input"],
 }
 
 
