@@ -7,7 +7,8 @@ labels should be as before.
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ class Cases:
 
     def subset(self, chosen: Sequence[int] | np.ndarray) -> "Cases":
         """Some of the cases, in this order."""
-        own = {name: part for name, part in vars(self).items() if part is not None}
+        own = {f.name: part for f in fields(self) if (part := getattr(self, f.name)) is not None}
         return Cases(**{k: v[chosen] if isinstance(v, np.ndarray) else [v[i] for i in chosen] for k, v in own.items()})
 
     def by_edit(self) -> Iterator[tuple[int, int, Int[np.ndarray, "m"]]]:
@@ -62,7 +63,11 @@ class Cases:
             yield k, target, np.flatnonzero((self.index == k) & (self.target == target))
 
     def truth(self) -> Float[Tensor, "n 3 h w"] | None:
-        """The pictures that the edits should give, drawn; None where nobody can draw them."""
+        """The pictures that the edits should give, drawn once; None where nobody can draw them."""
+        return self._truth
+
+    @cached_property
+    def _truth(self) -> Float[Tensor, "n 3 h w"] | None:
         return None if self.people is None else to_tensor(np.stack([avatars.draw(a) for a in self.people]))
 
 
