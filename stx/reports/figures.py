@@ -83,7 +83,7 @@ def looks(names: Iterable[str]) -> dict[str, dict]:
     return {name: {"color": colors[c], "marker": MARKERS[m]} for name, (c, m) in zip(names, pairs, strict=False)}
 
 
-def with_interval(ax: Axes, x: float, interval: Sequence[float], **look) -> None:
+def with_interval(ax: Axes, x: float, interval: Iterable[float], **look) -> None:
     """A point at x with a bar. interval: value, low and high; look: keywords of `Axes.errorbar`."""
     value, low, high = interval
     ax.errorbar(x, value, yerr=[[max(value - low, 0)], [max(high - value, 0)]], **look)

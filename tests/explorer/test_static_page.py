@@ -213,8 +213,8 @@ def test_webgpu_that_fails_is_left_in_words(site, browser):  # noqa: F811
     with served(site) as address, page(browser) as tab:
         stub = "Object.defineProperty(navigator, 'gpu', {value: {requestAdapter: async () => ({features: new Set()})}})"
         tab.add_init_script(stub)
-        tab.goto(address, timeout=WAIT)
-        tab.wait_for_function("explorer.ready || explorer.failed", timeout=WAIT)
+        tab.goto(address)
+        tab.wait_for_function("explorer.ready || explorer.failed")
         assert tab.evaluate("explorer.failed") is None and tab.evaluate("explorer.backend") == "wasm"
         assert tab.inner_text("#status").startswith("WebAssembly (WebGPU failed: ")
         first = drag(tab, {"Eyeglasses": 1.0})
