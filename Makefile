@@ -4,7 +4,7 @@
 #                   sittings (the same command goes on with the notebooks that are not done), into runs/evidence/
 # make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
 # make seeds        the encoders that claims rest on, with three training seeds and a search for the rate: a day; resumed
-# make networks     every network of DOMAIN=a folder of pictures from nothing: a day; BUDGET=small: two hours; resumed
+# make networks     every network of DOMAIN=a folder of pictures from nothing: long; BUDGET=small: fewer updates; resumed
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each); of
 #                   DOMAIN=ffhq, cars or a folder of pictures with whatever networks are there

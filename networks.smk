@@ -1,7 +1,7 @@
 # Every network that the notebooks read, from a folder of pictures alone: generator and encoders, and where it has labels
 # classifiers, editors and what keeps detail. One thread each; resumed where it was stopped.
 #   snakemake -s networks.smk --cores 2 --config domain=my_pictures                as `make networks DOMAIN=my_pictures`
-#   snakemake -s networks.smk --cores 2 --config domain=my_pictures budget=small   two hours instead of a day
+#   snakemake -s networks.smk --cores 2 --config domain=my_pictures budget=small   fewer updates
 
 import os
 import shlex
