@@ -85,6 +85,7 @@ function render({ model, el }) {
   function pump() {
     if (flight || !queue.length || !alive) return;
     flight = queue.shift();
+    root.setAttribute("aria-busy", true);
     const { buffers = [], ...content } = flight.request;
     model.send(content, undefined, buffers);
     const waiting = flight;
@@ -148,12 +149,13 @@ function render({ model, el }) {
   const others = h("div", { className: "others" });
   const tokens = range("Edited tokens", (pair) => change("tokens", { tokens: pair }));
 
-  const carried = h("select", {
-    onchange: () => {
-      thumbs.replaceChildren("Looking for pictures that show it…");
-      ask("references", { carried: carried.value });
-    },
-  });
+  let wanted = ""; // the attribute whose pictures were asked for last: those of earlier ones come too late
+  const seek = () => {
+    wanted = carried.value;
+    thumbs.replaceChildren("Looking for pictures that show it…");
+    ask("references", { carried: wanted });
+  };
+  const carried = h("select", { onchange: seek });
   carried.append(...setup.attributes.map((name) => h("option", { value: name }, title(name))));
   const thumbs = h("div", { className: "thumbs", role: "group", "aria-label": "References" });
   const none = button("No reference", () => change("reference", { reference: null, carried: "" }));
@@ -279,7 +281,7 @@ function render({ model, el }) {
       tab.tabIndex = chosen ? 0 : -1;
       bodies[i].hidden = !chosen;
     });
-    if (name === "Reference" && !thumbs.childNodes.length) ask("references", { carried: carried.value });
+    if (name === "Reference" && !thumbs.childNodes.length) seek();
     scroller.scrollTop = 0;
     return tabs.find((tab) => tab.textContent === name);
   }
@@ -505,11 +507,19 @@ function render({ model, el }) {
     }));
   }
 
+  /** Gives a box of text its value, but what is being typed stays while answers to earlier requests come in. */
+  const given = new Map();
+  function give(box, value) {
+    const typing = box.matches(":focus") && box.value !== given.get(box);
+    given.set(box, String(value));
+    if (!typing) box.value = value;
+  }
+
   function follows({ state, sliders: names, uploads }) {
     choices[state.source].checked = true;
     number.disabled = state.source === "upload";
     number.max = state.source === "test" ? setup.pictures - 1 : setup.seeds;
-    number.value = state.number;
+    give(number, state.number);
     steps.forEach((step) => { if (step !== number) step.disabled = state.source === "upload" && uploads.length < 2; });
     method.value = state.method;
     for (const name of names) rows[name].put(state.strengths[name] ?? 0);
@@ -517,7 +527,7 @@ function render({ model, el }) {
     psi.put(state.psi);
     mixed.checked = state.mix !== null;
     if (state.mix !== null) {
-      seed.value = state.mix;
+      give(seed, state.mix);
       mixTokens.put(state.mix_tokens);
     }
     for (const thumb of thumbs.querySelectorAll("button")) {
@@ -542,7 +552,8 @@ function render({ model, el }) {
     if (!flight && !queue.length) {
       follows(shown);
       for (const [name, chance] of Object.entries(shown.after)) rows[name].show(shown.before[name], chance);
-      [recipe.value, code.value] = [shown.recipe, shown.code];
+      if (shown.recipe !== given.get(recipe)) give(recipe, shown.recipe); // one that was refused stays, to be mended
+      code.value = shown.code;
       if (!shown.fresh) written = setTimeout(write, STILL, clearTimeout(written));
       keep(shown.state);
     }
@@ -550,6 +561,7 @@ function render({ model, el }) {
     source.show(model.get("source"), shown.alt.source);
     inversion.show(model.get("inversion"), shown.alt.inversion);
     await edit.show(model.get("edit"), shown.alt.edit);
+    root.setAttribute("aria-busy", Boolean(flight || queue.length));
     if (!job) return;
     painted = job.began;
     requestAnimationFrame(() => setTimeout(() => {
@@ -563,7 +575,7 @@ function render({ model, el }) {
 
   function offer() {
     const { carried: name, pictures } = model.get("references");
-    if (!name) return;
+    if (!name || (wanted && name !== wanted)) return;
     carried.value = name;
     thumbs.replaceChildren(...pictures.map(([position, content]) => {
       const image = h("img", { alt: `test picture ${position}`, src: `data:image/png;base64,${content}` });

@@ -135,6 +135,7 @@ def tab(opened):
     tab.get_by_role("button", name="Reset").click()
     tab.wait_for_selector('img[alt="source: test 0"]')
     wait_for(tab, "no edits")
+    wait_until_still(tab)
     return tab
 
 
@@ -152,6 +153,11 @@ def wait_until_edit(tab, alt: str) -> None:
 
 def wait_for_another_edit(tab, alt: str) -> None:
     tab.wait_for_function("a => document.querySelector('.edit img').alt != a", arg=alt)
+
+
+def wait_until_still(tab) -> None:
+    """Nothing is asked any more, and the last answer is shown."""
+    tab.wait_for_selector('.stx-explorer[aria-busy="false"]')
 
 
 def wait_until_said(tab, part: str) -> None:
@@ -357,12 +363,30 @@ def test_recipes_are_checked_in_words(tab):
         tab.get_by_role("button", name="Use recipe").click()
         wait_until_said(tab, words)
         assert edit_of(tab) == first
+        assert json.loads(box.input_value()) == plain | change  # to be mended
     box.fill(json.dumps(plain | {"method": "StyleSpace", "strengths": {"Smiling": 10}}))  # not asked for before
     tab.get_by_role("button", name="Use recipe").click()
     wait_for(tab, "Smiling +10.00")
     with tab.expect_download() as saved:
         tab.get_by_role("button", name="Download picture").click()
     assert np.array_equal(np.asarray(Image.open(saved.value.path())), pixels_of(tab))
+
+
+def test_what_is_typed_stays_while_an_answer_comes(tab):
+    first = edit_of(tab)
+    tab.get_by_role("tab", name="Recipe").click()
+    box = tab.get_by_role("textbox", name="Recipe", exact=True)
+    box.evaluate(  # in one go, so that the answer comes after it
+        """box => {
+          [...document.querySelectorAll("button")].find((b) => b.textContent.startsWith("Next")).click();
+          box.focus();
+          box.value = "half a recipe";
+          box.dispatchEvent(new Event("input", { bubbles: true }));
+        }"""
+    )
+    wait_for_another_edit(tab, first)
+    wait_until_still(tab)
+    assert box.input_value() == "half a recipe"
 
 
 def test_uploads_are_a_source_with_a_way_back(tab, tmp_path):
