@@ -22,9 +22,9 @@ def _sweep(folders: tuple[Path, ...], out: Path) -> int:
     return 0
 
 
-@command("claims", "The verdicts of several runs side by side.")
+@command("claims", "The verdicts of several runs side by side, and what their differences come from.")
 @click.argument("runs", nargs=-1, required=True, metavar="NAME=FOLDER...")
-@click.option("--out", type=FOLDER, default=Path("figures"), metavar="DIR", help="gets claims_side_by_side.csv and .md")
+@click.option("--out", type=FOLDER, default=Path("figures"), metavar="DIR", help="gets claims_*.csv and .md")
 def _claims(runs: tuple[str, ...], out: Path) -> int:
     from stx.reports import claims
     from stx.reports.figures import provenance
@@ -32,8 +32,9 @@ def _claims(runs: tuple[str, ...], out: Path) -> int:
     folders = dict(run.split("=", 1) for run in runs if "=" in run)
     if len(folders) < len(runs):
         raise InputError(f"{' '.join(runs)}: expected different names with folders, as avatars=figures")
-    record = provenance(command="stx claims", runs=folders)
-    table = claims.side_by_side({name: Path(folder) for name, folder in folders.items()}, out, record)
+    record, places = provenance(command="stx claims", runs=folders), {name: Path(f) for name, f in folders.items()}
+    table = claims.side_by_side(places, out, record)
+    claims.variance(places, out, record)
     print(table.to_string(index=False))
     print(f"{(table['agree'] == 'yes').sum()} of {len(table)} claims have one verdict everywhere")
     return 0

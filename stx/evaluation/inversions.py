@@ -312,6 +312,20 @@ def spread(tables: dict[str, pd.DataFrame], titles: dict[str, str], *, seed: int
     return pd.DataFrame(rows, columns=["method", "metric", "trainings", "value", "low", "high", "sd of trainings"])
 
 
+def differences(tables: dict[str, pd.DataFrame], ours: str, titles: dict[str, str]) -> pd.DataFrame:
+    """How much further than `ours` each other method of what `by_training` gave is: a row per metric and training.
+
+    The mean over the pictures and its standard error, in the metric's unit. Trainings of the same number are held
+    against each other; one that either lacks has no row.
+    """
+    rows = []
+    for name, metric in itertools.product((name for name in tables if name != ours), ("L2", "LPIPS-Alex")):
+        other, own = (tables[n].pivot(index="picture", columns="training", values=metric) for n in (name, ours))
+        for training, gap in (other - own).dropna(axis=1, how="all").items():
+            rows.append([titles[name], metric, training, gap.mean(), gap.sem(), gap.count()])
+    return pd.DataFrame(rows, columns=["method", "metric", "training", "difference", "standard error", "pictures"])
+
+
 def published_sizes(*, size: int = 1024, side: int = 256) -> pd.DataFrame:
     """Parameters and operations of the encoders at the size the papers use, counted without any weights.
 

@@ -26,6 +26,10 @@ NOTE = (
     "resampling pictures with all that was measured on them. Measured on our domain, generator and budget, not on the "
     "paper's. Counts of parameters and operations are facts: `04_published_sizes`."
 )
+VARIANCE = (
+    "How much further than the Style Transformer a method's inversions are, the mean of all runs, and the standard "
+    "deviation that it has from the choice of pictures, the encoders' training seed and the generator, by moments."
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,37 @@ def side_by_side(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.
     table = table.sort_values("agree", kind="stable").reset_index()
     note = "Verdicts as in each run's `claims`, which has what bears on them."
     save_table(table, "claims_side_by_side", out, record, note=note)
+    return table
+
+
+def variance(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.DataFrame:
+    """Where differences between encoders come from: `claims_variance.csv` and `.md`, a row per method and metric.
+
+    runs: folders by name, of which those count that have notebook 04's `04_differences`; each another generator (or
+    domain). By moments: of the pictures the mean squared standard error of a difference, of the encoder's training the
+    variance between trainings in a run, of the generator what the variance between the runs' means has beyond its
+    share of trainings (runs see the same pictures), not below 0. NaN where there is one training or one run only.
+    """
+    paths = {name: Path(folder) / "04_differences.csv" for name, folder in runs.items()}
+    numbers = ["training", "difference", "standard error", "pictures"]
+    parts = [
+        read_table(path, words=["method", "metric"], numbers=numbers).assign(run=name)
+        for name, path in paths.items()
+        if path.is_file()
+    ]
+    rows = []
+    for key, found in pd.concat(parts).groupby(["method", "metric"], sort=False) if parts else ():
+        by_run = found.groupby("run")["difference"]
+        encoder, trainings = by_run.var().mean(), by_run.size().mean()
+        share = 0.0 if np.isnan(encoder) else encoder / trainings
+        generator = max(by_run.mean().var() - share, 0.0) if len(by_run) > 1 else np.nan
+        of = {"pictures": (found["standard error"] ** 2).mean(), "encoder": encoder, "generator": generator}
+        sd = {f"sd, {name}": value**0.5 for name, value in of.items()}
+        rows.append({"method": key[0], "metric": key[1], "runs": len(by_run), "trainings": len(found)})
+        rows[-1] |= {"difference": by_run.mean().mean()} | sd
+    table = pd.DataFrame(rows)
+    if len(table):
+        save_table(table, "claims_variance", out, record, note=VARIANCE)
     return table
 
 

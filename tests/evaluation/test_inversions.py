@@ -229,6 +229,15 @@ def test_other_trainings_are_measured_beside_the_first(pipe, tmp_path, monkeypat
     assert table.loc[("pSp", "L2"), "high"] - table.loc[("pSp", "L2"), "low"] > 0.9
 
 
+def test_differences_between_methods_by_training():
+    """Gaps of 1 and 3 in the first training, 2 and 2 in the second; the third is not one of both."""
+    ours = pd.DataFrame({"picture": list("ab") * 2, "training": [0, 0, 1, 1], "L2": [1.0, 1, 2, 2], "LPIPS-Alex": 0.5})
+    other = pd.DataFrame({"picture": list("ab") * 3, "training": [0, 0, 1, 1, 2, 2], "L2": [2.0, 4, 4, 4, 9, 9]})
+    found = inversions.differences({"a": ours, "b": other.assign(**{"LPIPS-Alex": 0.75})}, "a", {"b": "B"})
+    assert found[found["metric"] == "L2"].to_numpy().tolist() == [["B", "L2", 0, 2, 1, 2], ["B", "L2", 1, 2, 0, 2]]
+    assert list(found[found["metric"] != "L2"]["difference"]) == [0.25, 0.25]
+
+
 @pytest.mark.parametrize(
     ("name", "title", "net", "steps", "expected"),
     [

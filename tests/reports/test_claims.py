@@ -91,6 +91,30 @@ def test_runs_side_by_side_tell_where_they_differ(tmp_path):
     ]
 
 
+def test_where_differences_come_from(tmp_path):
+    """Two generators with two trainings each: differences 1 and 3, 5 and 7, each with a standard error of 2."""
+    for name, gaps in {"first": (1.0, 3.0), "second": (5.0, 7.0)}.items():
+        verdicts(tmp_path / name, line("a", 0.001))
+        rows = [["B", "L2", training, gap, 2.0, 9] for training, gap in enumerate(gaps)]
+        columns = ["method", "metric", "training", "difference", "standard error", "pictures"]
+        pd.DataFrame(rows, columns=columns).to_csv(tmp_path / name / "04_differences.csv", index=False)
+    verdicts(tmp_path / "without", line("a", 0.001))
+    runs = [f"{name}={tmp_path / name}" for name in ("first", "second", "without")]
+    assert cli.main(["claims", *runs, "--out", str(tmp_path / "out")]) == 0
+    row = pd.read_csv(tmp_path / "out" / "claims_variance.csv").iloc[0]
+    assert (row["difference"], row["runs"], row["trainings"]) == (4, 2, 4)
+    assert row["sd, pictures"] == 2 and row["sd, encoder"] == pytest.approx(2**0.5)
+    assert row["sd, generator"] == pytest.approx((8 - 2 / 2) ** 0.5)  # means 2 and 6, of two trainings each
+
+
+def test_one_run_of_one_training_tells_the_pictures_share_alone(tmp_path):
+    rows = [["B", "L2", 0, 1.0, 0.5, 9]]
+    columns = ["method", "metric", "training", "difference", "standard error", "pictures"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "04_differences.csv", index=False)
+    row = claims.variance({"only": tmp_path}, tmp_path, figures.provenance(notebook="test")).iloc[0]
+    assert row["sd, pictures"] == 0.5 and math.isnan(row["sd, encoder"]) and math.isnan(row["sd, generator"])
+
+
 @pytest.mark.parametrize("runs", [["here"], ["a=x", "a=y"], ["a=nowhere"]])
 def test_runs_need_names_and_a_table_of_claims(runs, tmp_path, capsys):
     assert cli.main(["claims", *runs, "--out", str(tmp_path / "out")]) == 2
