@@ -161,7 +161,6 @@ UNCLEAN = {
     "classifier",
     "discriminator",
     "generator",
-    "identity",
     "latent_classifier",
     "picture_classifier",
     "style_transformer",
