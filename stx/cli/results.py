@@ -73,9 +73,7 @@ def _index(folder: Path) -> int:
 @click.argument("file", type=FOLDER, required=False)
 @click.option("--domain", default="avatars", show_default=True)
 @click.option("--scale", type=click.Choice(["smoke", "quick", "evidence"]), default="quick", show_default=True)
-@click.option(
-    "--out", type=FOLDER, metavar="DIR", help="gets the page, tables, LEADERBOARD.md (default: runs/score/FILE, or ours)"
-)
+@click.option("--out", type=FOLDER, metavar="DIR", help="gets page, tables, LEADERBOARD.md (default: runs/score/FILE)")
 @click.option("--seed", type=int, default=0, show_default=True)
 @device
 def _score(file: Path | None, domain: str, scale: str, out: Path | None, seed: int, device: str) -> int:
@@ -91,9 +89,7 @@ def _score(file: Path | None, domain: str, scale: str, out: Path | None, seed: i
     name = file.name if file else "ours"
     out, device = out or Path("runs") / "score" / Path(name).stem, pick_device(device)
     sizes = {name: by_scale[scales.SCALES.index(scale)] for name, by_scale in scales.SCORE.items()}
-    record = provenance(
-        command="stx score", file=name, domain=domain, scale=scale, device=device, seed=seed, **sizes
-    )
+    record = provenance(command="stx score", file=name, domain=domain, scale=scale, device=device, seed=seed, **sizes)
     pipe = stx.load(domain, device=device)
     work = {"inversion": score.inversion, "editing": score.edits}
     found = {part: work[part](pipe, sizes, seed=seed) for part in parts}
