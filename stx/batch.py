@@ -5,7 +5,6 @@ A shard is written whole or not at all and says in its own header what is in it,
 
 import contextlib
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -321,12 +320,7 @@ def _check_output(out: Path, paths: Sequence[Path], settings: dict, reconstruct:
     """What is to be inverted, names for it and the next free shard, where nothing would be replaced that may not be."""
     there = {path: _rows(path, settings) for path in _shards(out)}
     new, names = _new_rows(paths, there.values())
-    claim_files([out / "index.json"], paths)
-    try:
-        os.fsencode(out).decode()
-    except UnicodeDecodeError:
-        told = f"{out}: a name that is no UTF-8, in which safetensors cannot be read; choose another folder"
-        raise FileError(told) from None
+    claim_codes(out)
     if reconstruct:
         claim_files([out / f"{row.name}{ending}.png" for row in new for ending in ("", PAIR)], paths)
         if settings["faces"]:  # further ones take names that are free

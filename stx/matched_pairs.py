@@ -97,7 +97,8 @@ class MatchedPairs(Configured, nn.Module):
     def _start(self, ws: Tensor, index: Sequence[int], target: Sequence[float]) -> tuple[Tensor, tuple]:
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
             raise InputError(f"codes of shape {tuple(ws.shape)}: expected [batch, {self.num_ws}, {self.w_dim}]")
-        where = torch.tensor([int(y > 0.5) for y in target], device=ws.device), torch.as_tensor(index, device=ws.device)
+        wanted = ([int(y > 0.5) for y in target], index)
+        where = tuple(torch.as_tensor(numbers, dtype=torch.long, device=ws.device) for numbers in wanted)
         for side, k in zip(where[0][~self.known[where]].tolist(), where[1][~self.known[where]].tolist(), strict=True):
             what = "with" if side else "without"
             raise EditError(f"too few training pictures {what} {self.attributes[k]} to learn an edit from")

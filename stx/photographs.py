@@ -4,6 +4,7 @@ In a film, landmarks and colours are smoothed over time and one edit, that of th
 Tzaban et al. 2022, 2201.08361, who tune the generator too): what the encoder sees from frame to frame stays.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -131,6 +132,9 @@ def edit_film(pipe: Pipeline, path: Path, edit: Edit, *, smooth: float = video.S
     """
     size = pipe.domain.resolution
     found = [align.find_faces(frame, device=pipe.device) for frame in progress(video.frames(path), desc="looking")]
+    if (most := max(map(len, found), default=0)) > 1:
+        told = f"{path}: up to {most} faces in a frame, of which the largest is followed and edited; the others stay"
+        print(f"stx: {told}", file=sys.stderr)
     faces = video.steady(video.follow(found), smooth, name=str(path))
     codes, shifts = [], []
     for frame, face in progress(zip(video.frames(path), faces, strict=True), total=len(faces), desc="inverting"):

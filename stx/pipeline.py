@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from stx import label_editing
@@ -19,7 +18,7 @@ from stx.baselines.directions import COMPONENTS, FITTED, Directions, TokenMaps
 from stx.checkpoints import hub, weights
 from stx.detail import refinement
 from stx.detail import registry as detail
-from stx.detail.kept import Detail, Inversion, codes_of, joined, load_inversion
+from stx.detail.kept import Detail, Inversion, checked_codes, codes_of, joined, load_inversion
 from stx.detail.manifold import Manifold, Strangeness
 from stx.domains import datasets, images
 from stx.encoder import Encoder
@@ -45,7 +44,7 @@ Codes = Tensor | dict[str, Tensor] | Inversion  # W+ codes, StyleSpace vectors b
 def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
     """Codes in parts of at most `size` pictures."""
     count = len(next(iter(codes.values()))) if isinstance(codes, dict) else len(codes)
-    return [codes_of(codes, slice(i, i + size)) for i in range(0, count, size)]
+    return [codes_of(codes, slice(i, i + size)) for i in range(0, max(count, 1), size)]
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,8 @@ class Pipeline(hub.Pretrained):
             if not pictures.is_floating_point() or not (pictures.abs() <= MAX_ABS_INPUT).all():
                 raise InputError(f"pictures of type {pictures.dtype} or range: expected floats in [-1, 1]")
             return pictures.to(self.device, torch.float32)
-        one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
+        one = isinstance(pictures, str | bytes) or not isinstance(pictures, Iterable)
+        one = one or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
         arrays = [array for picture in ([pictures] if one else pictures) for array in images.arrays(picture)]
         if not arrays:
             raise InputError("no pictures given")
@@ -158,21 +158,12 @@ class Pipeline(hub.Pretrained):
         """The pictures of W+ codes `[b, num_ws, w_dim]` or of StyleSpace vectors (`Generator.styles`), in [-1, 1].
 
         Those of an `Inversion` come with what it keeps, and with the checkpoint's own noise. W+ codes may be an array
-        and of any type of float. Raises `ValueError` for codes of another shape.
+        and of any type of float. Raises `InputError` for anything else and for codes of another shape.
         """
-        if isinstance(codes, Tensor | np.ndarray):
-            codes = torch.as_tensor(codes)
-            self._check(codes)
-            parts = [
-                self.generator(part, noise=noise) for part in codes.to(self.device, torch.float32).split(GENERATE_BATCH)
-            ]
-        elif isinstance(codes, Inversion):
-            parts = [part.draw(self.generator) for part in codes.split(GENERATE_BATCH)]
-        elif not isinstance(codes, dict) or not codes:
-            raise InputError(f"codes of type {type(codes).__name__}: expected a tensor, or styles by layer")
-        else:
-            parts = [self.generator.synthesize_styles(part, noise=noise) for part in split_codes(codes, GENERATE_BATCH)]
-        return torch.cat(parts).clamp(-1, 1)
+        parts = split_codes(checked_codes(codes, self.generator), GENERATE_BATCH)
+        if isinstance(codes, Inversion):
+            return torch.cat([part.draw(self.generator) for part in parts]).clamp(-1, 1)
+        return torch.cat([self.generator(part, noise=noise) for part in parts]).clamp(-1, 1)
 
     def redraw(self, found: Inversion, edit: Callable[[Tensor], Codes]) -> Float[Tensor, "b 3 h w"]:
         """The pictures of an inversion whose codes are edited, drawn with what was kept."""
@@ -181,7 +172,8 @@ class Pipeline(hub.Pretrained):
     @plain_torch()
     def reconstruct(self, codes: Codes) -> Float[Tensor, "b 3 h w"]:
         """The pictures of codes as encoders see them: what is compared with `images`."""
-        return torch.cat([self.domain.view(self.synthesize(part)) for part in split_codes(codes, VIEWED)])
+        parts = split_codes(checked_codes(codes, self.generator), VIEWED)
+        return torch.cat([self.domain.view(self.synthesize(part)) for part in parts])
 
     @plain_torch()
     @torch.no_grad()
@@ -250,17 +242,20 @@ class Pipeline(hub.Pretrained):
         if isinstance(ws, Inversion):
             options = {"add": add, "remove": remove, "strength": strength, "until": until, "like": like}
             return ws.edit(self.edit(ws.codes, **options, tokens=tokens))
+        start = ws = checked_codes(ws, self.generator)
         if isinstance(ws, dict):
             raise EditError("vectors of StyleSpace: edits of their channels come last, in one call with the others")
-        start = ws = torch.as_tensor(ws, device=self.device).float()
-        self._check(ws)
-        if not abs(strength) <= MAX_STRENGTH:
+        if like is not None:
+            like = checked_codes(like.ws if isinstance(like, Inversion) else like, self.generator)
+            if len(like) != 1:
+                raise EditError(f"like: {len(like)} codes; expected that of one reference")
+        if not abs(_number(strength, "strength")) <= MAX_STRENGTH:
             raise EditError(f"strength {strength}: expected at most {MAX_STRENGTH:g} (1 is a whole edit)")
-        add, remove = ([names] if isinstance(names, str) else names for names in (add, remove))
+        add, remove = ([names] if isinstance(names, str) else [str(n) for n in names or ()] for names in (add, remove))
         both = [name for name in add if name in remove]
         if both:
             raise EditError(f"{both[0]}: both to add and to remove")
-        if until is not None and not 0 < until < 1:
+        if until is not None and not 0 < _number(until, "until") < 1:
             raise EditError(f"until a probability of {until}: expected one between 0 and 1")
         channels = []
         for name, target in [*((name, 1.0) for name in add), *((name, 0.0) for name in remove)]:
@@ -275,9 +270,10 @@ class Pipeline(hub.Pretrained):
             else:
                 ws = self._change_attribute(ws, name, target, strength, until, like)
         if tokens is not None:
-            first, last = tokens
-            if not 0 <= first <= last < self.generator.num_ws:
-                raise EditError(f"tokens {first} to {last}: expected two of 0 to {self.generator.num_ws - 1}")
+            places, most = np.ravel(tokens), self.generator.num_ws - 1
+            if places.shape != (2,) or places.dtype.kind != "i" or not 0 <= places[0] <= places[1] <= most:
+                raise EditError(f"tokens {tokens}: expected two of 0 to {most}")
+            first, last = places.tolist()
             ws = torch.cat([start[:, :first], ws[:, first : last + 1], start[:, last + 1 :]], 1)
         if not channels:
             return ws
@@ -285,11 +281,6 @@ class Pipeline(hub.Pretrained):
         for (layer, channel, spread), signed in channels:
             styles[layer][:, channel] += signed * spread
         return styles
-
-    def _check(self, ws: Tensor) -> None:
-        self.generator.check_ws(ws)
-        if not torch.isfinite(ws).all():
-            raise InputError("codes that are not finite (NaN or infinite)")
 
     def _change_attribute(self, ws, name: str, target: float, strength: float, until, like) -> Tensor:
         matched, reader = self._editors
@@ -358,16 +349,17 @@ class Pipeline(hub.Pretrained):
 
     def _step(self, name: str, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b num_ws w_dim"] | None:
         """What strength 1 of a direction adds to codes; None for the name of an attribute."""
-        kind, _, number = name.partition(":")
+        kind, colon, number = name.partition(":")
         if kind not in FITTED and f"directions-{kind}" not in self.present():
             labelled = "matched_pairs" in self.present()
             if name in (self._editors[0].attributes if labelled else self.domain.attributes):
                 return None
             raise EditError(self._unknown(name))
         net = self._directions(kind)
-        if not (number or "0").isdecimal() or int(number or 0) >= net.count:
+        number = number if colon else "0"
+        if not number.isdecimal() or int(number) >= net.count:
             raise EditError(f"{name}: {kind} has the directions 0 to {net.count - 1}")
-        return net.moves(ws, int(number or 0))
+        return net.moves(ws, int(number))
 
     def _unknown(self, name: str) -> str:
         known = {e.name: e.count for e in self.editable()}
@@ -414,8 +406,8 @@ def load(
     device = pick_device(device)
     name = datasets.short_name(domain)
     explicit, folder = folder is not None, Path(folder or data_dir() / name)
-    draws = weights.load(folder / generator, device)
-    net = weights.load(folder / encoder, device)
+    draws = weights.load(folder / str(generator), device)
+    net = weights.load(folder / str(encoder), device)
     found = datasets.load(domain, resolution=getattr(draws, "size", None), same_folder=not explicit)
     check_fit(draws, net, found)
     return Pipeline(found, draws, net, device, folder, encoder)
@@ -425,6 +417,13 @@ def _unit(net: Directions | TokenMaps) -> str:
     if isinstance(net, TokenMaps):
         return "a whole edit"
     return "a length of 1 in W" if bool((net.std == 1).all()) else "a standard deviation of the component"
+
+
+def _number(value, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise EditError(f"{name} {value!r}: expected a number") from None
 
 
 def check_fit(generator: nn.Module, encoder: nn.Module, domain: datasets.Domain) -> None:

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from stx.files.errors import InputError
+from stx.files.untrusted import one_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -177,7 +178,11 @@ def _own(value):
 
 
 def _state() -> PartialState:
-    return PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    try:
+        return PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    except (ValueError, RuntimeError) as error:
+        told = f"WORLD_SIZE, RANK or others of the environment ask for several processes ({one_line(error)})"
+        raise InputError(f"{told}; start them with torchrun, or unset these") from None
 
 
 def pick_device(device: str | torch.device = "auto") -> str:

@@ -6,6 +6,7 @@ three of them (Alaluf et al. 2021), IDInvert's domain-guided encoder (Zhu et al.
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from stx.baselines.e4e import Offsets, image_adversary, latent_adversary
 from stx.baselines.psp import PSP
 from stx.domains.datasets import Domain
 from stx.encoder import Encoder
-from stx.files.errors import InputError
+from stx.files.errors import InputError, StxError
+from stx.files.untrusted import one_line
 from stx.inversion import Extra
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Discriminator, Generator
@@ -110,7 +112,7 @@ def add_own(path: str | Path) -> None:
     """Runs a Python file of one's own, which adds methods to the comparison; nothing where `path` is empty.
 
     The file calls `register` for each of its methods, and may import its neighbours. Raises `InputError` for a path
-    that is no Python file.
+    that is no Python file, and with its line for what fails in it.
     """
     if not str(path):
         return
@@ -122,7 +124,14 @@ def add_own(path: str | Path) -> None:
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     if folder not in sys.path:
         sys.path.append(folder)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except StxError:
+        raise
+    except (Exception, SystemExit) as error:  # a file of anybody
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {one_line(error)}; line {where.lineno} of {where.filename}"
+        raise InputError(f"{path}: does not run ({told})") from error
 
 
 def build_encoder(

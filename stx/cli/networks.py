@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, command, device, generator, look_for, own
+from stx.cli.words import COUNT, FOLDER, Number, command, device, generator, look_for, own
 from stx.files.errors import InputError
 
 
@@ -18,7 +18,7 @@ from stx.files.errors import InputError
 @click.option("--compared", is_flag=True, help="with the sizes and the budget of the table of encoders")
 @click.option("--batch", type=COUNT, help="pictures per update, of all processes together (default: 16)")
 @click.option("--accumulate", type=COUNT, help="parts in which an encoder's batch is computed, to save memory")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="the optimiser's rate")
+@click.option("--lr", type=Number(min=0, min_open=True), help="the optimiser's rate")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="of an encoder's forward pass")
 @click.option("--resolution", type=int, help="side of a new generator's pictures (default 64)")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -6,7 +6,20 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, SIDE, command, device, encoder, exit_code, generator, look_for, own, pictures
+from stx.cli.words import (
+    COUNT,
+    FOLDER,
+    SIDE,
+    Number,
+    command,
+    device,
+    encoder,
+    exit_code,
+    generator,
+    look_for,
+    own,
+    pictures,
+)
 from stx.files.errors import InputError
 
 
@@ -61,9 +74,9 @@ def _invert(
 @click.option("--add", default="", metavar="NAMES", help="with commas between them: Eyeglasses,Smiling or age,sefa:3")
 @click.option("--remove", default="", metavar="NAMES", help="what to take away")
 @click.option("--list", "listed", is_flag=True, help="tell what can be edited in this domain, and nothing else")
-@click.option("--strength", type=click.FloatRange(0), default=1.0, show_default=True, help="1 is a whole edit")
+@click.option("--strength", type=Number(0), default=1.0, show_default=True, help="1 is a whole edit")
 @click.option("--tokens", metavar="A-B", help="only these of the code's tokens, counted from 0")
-@click.option("--until", type=click.FloatRange(0, 1, True, True), metavar="P", help="go on until it is so probable")
+@click.option("--until", type=Number(0, 1, True, True), metavar="P", help="go on until it is so probable")
 @click.option("--like", metavar="REFERENCE", help="a picture whose kind of the added attributes is taken")
 @click.option("--detail", default="codes", metavar="METHOD", help="keep what codes lose: feature_editor, hfgi, ...")
 @click.option("--out", type=FOLDER, metavar="DIR", help="gets NAME.png")
@@ -110,6 +123,9 @@ def _edit(
         raise InputError(f"{films[0]}: a film is edited in place; add --paste")
     if detail != "codes" and films:
         raise InputError(f"{films[0]}: --detail is for pictures; films are edited without")
+    if (align or paste) and folders:
+        told = f"{folders[0]}: codes, which no face is cut out for and no photograph is kept with"
+        raise InputError(f"{told}; give the photographs themselves to --align and --paste")
     if detail != "codes" and folders:
         raise InputError(f"{folders[0]}: what is kept of codes was told when they were inverted; leave --detail out")
     paths = images.names_of([given for given in pictures if Path(given) not in [*folders, *films]])

@@ -1,5 +1,6 @@
 """What commands share: how words are read, options that many have, exit codes."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,17 @@ class Place(click.Path):
         if value == "":
             self.fail("is empty; a path is expected", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Number(click.FloatRange):
+    """A finite number of a range. click takes NaN for one of any range."""
+
+    def convert(self, value, param, ctx):
+        """As `click.FloatRange`; refuses what is not finite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not finite", param, ctx)
+        return number
 
 
 COUNT = click.IntRange(min=1)

@@ -88,6 +88,34 @@ def codes_of(codes, chosen: slice | Sequence[int] | Tensor):
     return {name: value[chosen] for name, value in codes.items()} if isinstance(codes, dict) else codes[chosen]
 
 
+def checked_codes(codes, generator: Generator) -> "Ws | Styles | Inversion":
+    """Codes of any kind as a generator draws them: W+ `[b, num_ws, w_dim]` as finite floats on its device.
+
+    Raises `InputError` for what is neither W+ nor vectors of StyleSpace by layer nor an `Inversion`.
+    """
+    if isinstance(codes, Inversion):
+        return codes
+    if isinstance(codes, dict):
+        sizes = {name: len(layer.modulation.bias) for name, layer, _ in generator.style_layers()}
+        shapes = {name: tuple(style.shape) for name, style in codes.items() if isinstance(style, Tensor)}
+        count = shapes.get("conv1", (None,))[0]
+        for name in (*codes, *sizes):
+            if shapes.get(name) != (count, sizes.get(name)) or not torch.isfinite(codes[name]).all():
+                told = f"expected finite numbers [batch, channels] for each of {', '.join(sizes)}"
+                raise InputError(f"vectors of StyleSpace by layer, of which {str(name)!r} does not fit: {told}")
+        return codes
+    try:
+        ws = torch.as_tensor(codes)
+    except (TypeError, ValueError, RuntimeError):
+        ws = None
+    if ws is None or ws.is_complex():
+        raise InputError(f"codes of type {type(codes).__name__}: expected [batch, num_ws, w_dim] of numbers")
+    generator.check_ws(ws)
+    if not torch.isfinite(ws).all():
+        raise InputError("codes that are not finite (NaN or infinite)")
+    return ws.to(generator.input.input.device, torch.float32)
+
+
 @dataclass(frozen=True)
 class Inversion:
     """Pictures inverted: codes, what was kept beside them, and the method that draws both together.

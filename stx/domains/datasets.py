@@ -108,7 +108,7 @@ def short_name(name: str | Path) -> str:
     """
     if str(name) in SIZES:
         return str(name)
-    if not str(name) or not is_folder(name):
+    if not isinstance(name, str | Path) or not str(name) or not is_folder(name):
         raise DomainError(f"unknown domain {str(name)!r}: expected {', '.join(SIZES)} or a folder of pictures")
     short = Path(name).resolve().name
     if short in SIZES:

@@ -207,7 +207,8 @@ def arrays(picture) -> list[np.ndarray]:
         return [read_image(path) for path in names_of([picture])]
     if isinstance(picture, Image.Image):
         return [to_rgb(picture)]
-    array = np.asarray(picture)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise InputError(f"a picture of {array.dtype} {array.shape}: expected a path, a PIL image or uint8 [h, w, 3]")
+    array = np.asarray(picture) if hasattr(picture, "__array__") else None
+    if array is None or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        kind = type(picture).__name__ if array is None else f"{array.dtype} {array.shape}"
+        raise InputError(f"a picture of {kind}: expected a path, a PIL image or uint8 [h, w, 3]")
     return [array]

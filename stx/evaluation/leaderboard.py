@@ -8,9 +8,8 @@ from stx.baselines.registry import EDITORS, INVERTERS, METHODS, add_own
 from stx.evaluation import score
 from stx.evaluation.score import Scores
 from stx.files.atomic import write_text
-from stx.files.errors import InputError, StxError
+from stx.files.errors import InputError
 from stx.files.outputs import claim_files
-from stx.files.untrusted import one_line
 from stx.reports import figures
 
 ORDER = {"inversion": ("LPIPS-Alex", True), "editing": ("all right", False)}  # the best by it first; is less better
@@ -46,12 +45,7 @@ def add_methods(file: str | Path) -> list[str]:
 
     Raises `InputError` where it fails, or registers no method.
     """
-    try:
-        add_own(file)
-    except StxError:
-        raise
-    except Exception as error:  # a file of anybody
-        raise InputError(f"{file}: does not run ({type(error).__name__}: {one_line(error)})") from error
+    add_own(file)
     encoders = [name for name, method in METHODS.items() if not method.network.__module__.startswith("stx.")]
     parts = ["inversion"] * bool(encoders or INVERTERS) + ["editing"] * bool(EDITORS)
     if not parts:

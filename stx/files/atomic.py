@@ -31,12 +31,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to, renamed to `path` at the end: a kill or a full disk leaves the old file as it was.
 
     The content is on the disk before the old file goes, so that a power failure leaves no empty file. What killed runs
-    of this machine left in the folder is swept. Raises `FileError` when the file system refuses.
+    of this machine left in the folder is swept; a missing one is made. Raises `FileError` when the file system refuses.
     """
     sweep_parts(path.parent)
     short = f"{path.name[:40]}-{zlib.crc32(os.fsencode(path.name)):08x}"  # a long name leaves no room for more
     part = path.with_name(f".{short}-{HOST}-{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         _flush(part)
         os.replace(part, path)

@@ -25,6 +25,8 @@ LOCK = ".stx.lock"
 FILMS = (".mp4", ".mov", ".mkv")  # that are written
 PHOTO_MARK = 0x000B  # EXIF's ProcessingSoftware, by which photographs with edited faces are known
 ORIENTATION = 0x0112  # EXIF's
+LAYOUT = {*range(254, 267), 273, *range(277, 282), 284, *range(290, 294), 317, *range(320, 348), *range(512, 533)}
+# of a TIFF: how its pixels lie in the file; those of a copy lie in another way
 MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
 RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folder of codes; others say `made_by`
     {"commit", "made", "parameters"},
@@ -51,13 +53,33 @@ def claim_output(folder: str | Path, inputs: Iterable[str | Path] = (), *, locke
 
 
 def claim_files(files: Iterable[Path], inputs: Iterable[str | Path] = ()) -> None:
-    """Raises `FileError` where writing `files` would replace an input or something that stx did not make."""
+    """Raises `FileError` where writing `files` would replace an input or something that stx did not make.
+
+    And where they cannot be written to their folders, or not read there.
+    """
+    files = list(files)
+    _claim_folders(files)
     given = {os.path.realpath(path) for path in inputs if "\0" not in str(path)}
     for file in files:
         if given and os.path.realpath(file) in given:
             raise FileError(f"{file}: is an input and would be replaced; choose another folder for the output")
         if os.path.lexists(file) and not made_by_stx(file):
             raise FileError(f"{file}: was not made by stx and would be replaced; move it away or choose another output")
+
+
+def _claim_folders(files: Sequence[Path]) -> None:
+    """Raises `FileError` for folders that are shut, and for names under which safetensors cannot be read."""
+    for folder in dict.fromkeys(file.parent for file in files):
+        there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+        if not is_folder(there) or not os.access(there, os.W_OK | os.X_OK):
+            raise FileError(f"{folder}: cannot be written to, or {there} is no folder; choose another one")
+    try:
+        for file in files:
+            os.fsencode(file if file.suffix == ".safetensors" else "").decode()
+    except UnicodeDecodeError:
+        raise FileError(
+            f"{file}: a name that is no UTF-8, under which it cannot be read; choose another folder"
+        ) from None
 
 
 def claim_networks(folders: Iterable[Path]) -> None:
@@ -96,7 +118,8 @@ def png_source(file: Path) -> str | None:
 def mark_photo(exif: Image.Exif, source: Path, most: int | None = None) -> Image.Exif:
     """EXIF that marks a photograph as written by stx, with a checksum of its source's name and without a preview.
 
-    A path would tell whoever gets the photograph where it lay; the preview of the file shows what was there before.
+    A path would tell whoever gets the photograph where it lay; the preview of the file shows what was there before,
+    and a TIFF's tags of how its pixels lie are not those of the copy.
     most: bytes; of longer EXIF only which way is up stays.
     """
     marked = Image.Exif()
@@ -106,6 +129,8 @@ def mark_photo(exif: Image.Exif, source: Path, most: int | None = None) -> Image
         marked[ORIENTATION] = exif.get(ORIENTATION, 1)
     marked[PHOTO_MARK] = f"stx {photo_owner(source)}"
     marked._ifds.pop(ExifTags.IFD.IFD1, None)
+    for tag in LAYOUT & set(marked):
+        del marked[tag]
     if most is not None and len(marked.tobytes()) > most:
         up = Image.Exif()
         up[ORIENTATION] = exif.get(ORIENTATION, 1)

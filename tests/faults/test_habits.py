@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from stx import cli
+from stx import cli, runtime
 from stx.domains import align, avatars, images, paste, video
-from stx.files.errors import FileError, ImageError, StxError
+from stx.files.errors import FileError, ImageError, InputError, StxError
 from stx.files.outputs import LOCK, Names
 from stx.files.places import ROOT
 
@@ -96,12 +96,12 @@ def test_names_in_messages(here, capsys, words):
 
 @pytest.mark.parametrize("command", ["invert", "edit", "tune"])
 def test_names_in_other_encodings(here, command):
-    """Pictures and folders whose names are no UTF-8 are taken; for codes, which could not be read there, refused."""
+    """Pictures and folders whose names are no UTF-8 are taken; for codes and networks, which could not be read there,
+    refused before the work."""
     name = saved(here / "caf\udce9.png").name
     words = {"invert": [], "edit": ["--add", "Bald"], "tune": ["--steps", 1]}[command]
     assert stx(command, name, *words, "--out", "o") == 0
-    if command != "tune":
-        assert stx(command, name, *words, "--out", "o\udce9") == (2 if command == "invert" else 0)
+    assert stx(command, name, *words, "--out", "o\udce9") == (0 if command == "edit" else 2)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +152,55 @@ def test_one_form_of_unicode():
     assert given[1] == unicodedata.normalize("NFD", "Zoë") + "-2"
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "1e39"])
-def test_strength_that_is_no_number(here, value):
-    """A strength that is not finite is refused, where it would draw black pictures."""
-    assert stx("edit", "a.png", "--add", "Bald", "--strength", value, "--out", "o") == 2
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(pytest.param(["--add", "Bald", "--strength", value], id=f"strength {value}") for value in ("nan", "1e39")),
+        pytest.param(["--add", "Bald", "--until", "nan"], id="until nan"),
+        pytest.param(["--add", "sefa:"], id="an unset variable for a component"),
+    ],
+)
+def test_numbers_that_are_none(here, words):
+    """A number that is not finite or not there is refused, where it would draw black pictures or another edit."""
+    assert stx("edit", "a.png", *words, "--out", "o") == 2
     assert not list(here.glob("o/*.png"))
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf"])
+def test_rates_that_are_no_numbers(here, capsys, rate):
+    """A rate that is not finite is refused before a training that it would spoil."""
+    assert stx("train", "encoder", "avatars", "--steps", 1, "--lr", rate, "--out", "o", "--runs", "r") == 2
+    assert "not finite" in capsys.readouterr().err and not (here / "o").exists()
+
+
+@pytest.mark.parametrize("shut", ["a file in its place", "no permission"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["tune", "a.png", "--steps", 1], id="tune"),
+        pytest.param(["draw", "bottts", "--count", 6], id="draw"),
+        pytest.param(["align", "a.png"], id="align"),
+    ],
+)
+def test_folders_that_cannot_be_written_to(here, capsys, monkeypatch, words, shut):
+    """A folder that cannot be made or written to is told before the work whose results it would get."""
+    if shut == "no permission":
+        monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    before = digests(here)
+    assert stx(*words, "--out", "a.png/o" if shut == "a file in its place" else "o") == 2
+    told = capsys.readouterr()
+    assert "another" in told.err and not told.out and digests(here) == before
+
+
+def test_processes_that_cannot_meet(monkeypatch):
+    """Variables of the environment that ask for several processes, without saying where, are told with the remedy."""
+
+    def fail(**_):
+        raise ValueError("`MASTER_ADDR` env was not set")
+
+    monkeypatch.setattr(runtime, "PartialState", fail)
+    with pytest.raises(InputError, match=r"WORLD_SIZE.*MASTER_ADDR.*torchrun"):
+        runtime.world_size()
 
 
 def test_codes_that_are_no_numbers(here, capsys):
@@ -232,6 +276,17 @@ def test_photographs_whose_notes_are_too_long_for_jpeg(here, portrait):
     with pytest.raises(ImageError, match=r"in\.png: cannot be written as p\.jpg"):
         bad.save(photo.pixels, here / "p.jpg", here / "in.png")
     assert not list(here.glob("*p*.jpg*"))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "P", "1", "I;16", "RGBA", "L"])
+def test_tiffs_of_all_kinds(here, portrait, mode):
+    """A TIFF whose pixels lie in another way than those of its copy comes back as a file that can be read."""
+    grey = np.asarray(portrait.convert("L")).astype(np.uint16) * 257
+    picture = Image.fromarray(grey) if mode == "I;16" else portrait.convert(mode)
+    picture.save(here / "in.tif", compression="tiff_lzw", tiffinfo={317: 2} if mode in ("RGBA", "L") else {})
+    photo = paste.read_photo(here / "in.tif")
+    photo.save(photo.pixels, here / "o.tif", here / "in.tif")
+    np.testing.assert_array_equal(images.read_image(here / "o.tif"), images.read_image(here / "in.tif"))
 
 
 def test_very_large_pictures(here, recwarn):
@@ -361,3 +416,23 @@ def test_a_full_disk_ends_a_film_in_words(here, portrait, monkeypatch):
             with pytest.raises(StxError) as told:
                 video.write(here / "g.mp4", iter(frames), path)
         assert type(told.value) is kind and not list(here.glob("*g.mp4*"))
+
+
+def test_a_film_of_several_faces(here, capsys, portrait):
+    """Of a film of several faces the largest is edited, and that the others stay is said."""
+    both = Image.new("RGB", (540, 270))
+    both.paste(portrait, (0, 0)), both.paste(portrait.resize((200, 200)), (300, 30))
+    film(here / "f.mp4", [both] * 2)
+    assert edit_film("f.mp4") == 0
+    assert "2 faces" in capsys.readouterr().err
+    before, after = (next(video.frames(path)).astype(int) for path in (here / "f.mp4", here / "o" / "f.mp4"))
+    left, right = (np.abs(after - before)[:, side].mean() for side in (np.s_[:270], np.s_[300:500]))
+    assert left > 4 * right
+
+
+@pytest.mark.parametrize("option", ["--paste", "--align"])
+def test_codes_have_no_photograph(here, capsys, option):
+    """Codes cannot be laid back into a photograph nor aligned again: that is told, where they would be drawn alone."""
+    assert stx("invert", "a.png", "--out", "codes") == 0
+    assert stx("edit", "codes", "--add", "Bald", option, "--out", "o") == 2
+    assert "codes" in capsys.readouterr().err and not (here / "o").exists()
