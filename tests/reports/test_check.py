@@ -67,6 +67,18 @@ def test_another_verdict_is_told(folders, capsys):
     assert "claim 'ours is better': holds committed, undecided in this run" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("scale", "difference", "agrees"),
+    [("quick", 0.05, True), ("quick", -0.2, False), ("evidence", 0.05, False), ("quick", 0.2, True)],
+)
+def test_fewer_pictures_may_leave_a_claim_undecided(folders, scale, difference, agrees):
+    run, committed = folders
+    claims.save([claim(0.2)], committed, figures.provenance(notebook="03", scale="evidence"))
+    claims.save([claim(difference)], run, figures.provenance(notebook="03", scale=scale))
+    _, verdicts = check.compare(run, committed)
+    assert list(verdicts["agrees"]) == [agrees]
+
+
 def test_tables_of_other_parameters_are_named_and_not_compared(folders):
     run, committed = folders
     write(run, "06_shown", quality(0.1), pictures=6)
