@@ -22,7 +22,8 @@ def quality(l2: float, seconds: float = 1.0) -> pd.DataFrame:
 
 def claim(difference: float) -> Evidence:
     ends = difference - 0.1, difference + 0.1
-    return Evidence("ours is better", "4.1", "L2", "L2", difference, *ends, 0.5 if ends[0] < 0 else 0.001, 9, "03")
+    p = 0.5 if ends[0] < 0 < ends[1] else 0.001
+    return Evidence("ours is better", "4.1", "L2", "L2", difference, *ends, p, 9, "03")
 
 
 @pytest.fixture
