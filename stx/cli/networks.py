@@ -192,10 +192,11 @@ def _tune(
     ws, loss = pipe.invert(image), InversionLoss(load_lpips("alex", pipe.device), None)
     enough = 0.0 if domain == "avatars" else 0.06  # the public code's suits photographs; cartoons are under it before
     found = optimisation.tune(pipe.generator, loss, image, ws, steps=steps, enough=enough, view=pipe.domain.view)
+    before = _replaced(out / f"tuned-{name}")
     notes = {"kind": "tuned (PTI)", "file": picture.name, "steps": len(found.losses)}
     weights.save(found.generators[0], out / f"tuned-{name}", notes=notes, dtype=torch.float32)
     batch.save_codes(out / f"codes-{name}", {name: ws[0].cpu()}, picture, fingerprint(found.generators[0]))
-    print(f"{out / f'tuned-{name}'}: `stx edit {out / f'codes-{name}'} --generator tuned-{name}` edits its picture")
+    print(f"{out / f'tuned-{name}'}{before}: `stx edit {out / f'codes-{name}'} --generator tuned-{name}` edits it")
     return 0
 
 

@@ -301,7 +301,7 @@ def _is_film(file: Path) -> bool:
 
 
 def _is_shard(file: Path) -> bool:
-    if file.name == "model.safetensors":
+    if file.name == "model.safetensors" and file.with_name("config.json").exists():
         return _beside_config(file)
     with safetensors.safe_open(file, "pt") as shard:
         told = shard.metadata() or {}
