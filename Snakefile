@@ -43,6 +43,10 @@ PICTURES = "00_domain"  # draws the pictures that most others read, with a proce
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
 # The longest is begun first and short ones end the run, so that no core waits for another
 LONGEST, LONG = "04_inversion_table", "01_generator|03_inversion_quality|07_reference_editing|08_attribute_dependency|11_detail"
+# Of `make seeds`, where it has been: the first seed is that of the shipped encoders, the others are measured beside them
+SEEDED = Path("runs/seeds" if WORLD.name == "avatars" else f"runs/seeds/{WORLD.name}") / "trainings.csv"
+TRAININGS = [SEEDED] if SCALE == "evidence" and SEEDED.is_file() else []
+AGAIN = ",".join(str(path) for path in sorted(SEEDED.parent.glob("[1-9]*")) if TRAININGS)
 HAS = {name: parameters(f"notebooks/{name}.ipynb") for name in NOTEBOOKS}
 
 
@@ -70,6 +74,7 @@ rule index:
 rule notebook:
     input:
         before,
+        lambda wildcards: TRAININGS if wildcards.name == LONGEST else [],
         notebook="notebooks/{name}.ipynb",
         package=sorted(str(p) for p in Path("stx").rglob("*.py")),
         weights=sorted(str(p) for p in data_dir().rglob("*") if p.suffix in (".json", ".safetensors")),
@@ -91,8 +96,9 @@ rule notebook:
                 "out": OUT,
                 "smoke": SMOKE,
                 "runs": RUNS,
+                "trainings": AGAIN if wildcards.name == LONGEST else "",
             }.items()
-            if name in HAS[wildcards.name]
+            if name in HAS[wildcards.name] and value != ""
         ),
         python=sys.executable,
     shell:

@@ -1,5 +1,6 @@
 # The encoders that claims rest on, three times each: a small search for the rate, then a training per seed at the best.
-# Resumed where it was stopped; notebook 04 takes the result with `-p trainings runs/seeds/0,runs/seeds/1,runs/seeds/2`.
+# Resumed where it was stopped. Seed 0 is the one to ship; `make evidence` measures the others beside it, as notebook 04 does
+# with `-p trainings runs/seeds/1,runs/seeds/2`.
 #   snakemake -s seeds.smk --cores 2                                  the embedded avatars, as `make seeds` does
 #   snakemake -s seeds.smk --cores 2 --config steps=20 search=5 rates=5e-4,1e-3 seeds=0 methods=psp runs=/tmp/x
 

@@ -69,17 +69,15 @@ def _index(folder: Path) -> int:
     return 0
 
 
-@command("score", "Your own method through our protocol, beside ours.")
-@click.argument("file", type=FOLDER)
+@command("score", "Your own method through our protocol, beside ours; without a file ours alone.")
+@click.argument("file", type=FOLDER, required=False)
 @click.option("--domain", default="avatars", show_default=True)
 @click.option("--scale", type=click.Choice(["smoke", "quick", "evidence"]), default="quick", show_default=True)
-@click.option(
-    "--out", type=FOLDER, metavar="DIR", help="gets the page, tables, LEADERBOARD.md (default: runs/score/FILE)"
-)
+@click.option("--out", type=FOLDER, metavar="DIR", help="gets page, tables, LEADERBOARD.md (default: runs/score/FILE)")
 @click.option("--seed", type=int, default=0, show_default=True)
 @device
-def _score(file: Path, domain: str, scale: str, out: Path | None, seed: int, device: str) -> int:
-    if not file.is_file():
+def _score(file: Path | None, domain: str, scale: str, out: Path | None, seed: int, device: str) -> int:
+    if file and not file.is_file():
         raise InputError(f"{file}: no such file")
     import stx
     from stx.evaluation import leaderboard, score
@@ -87,12 +85,11 @@ def _score(file: Path, domain: str, scale: str, out: Path | None, seed: int, dev
     from stx.reports.figures import provenance
     from stx.runtime import pick_device
 
-    parts = leaderboard.add_methods(file)
-    out, device = out or Path("runs") / "score" / file.stem, pick_device(device)
+    parts = leaderboard.add_methods(file) if file else list(leaderboard.ORDER)
+    name = file.name if file else "ours"
+    out, device = out or Path("runs") / "score" / Path(name).stem, pick_device(device)
     sizes = {name: by_scale[scales.SCALES.index(scale)] for name, by_scale in scales.SCORE.items()}
-    record = provenance(
-        command="stx score", file=file.name, domain=domain, scale=scale, device=device, seed=seed, **sizes
-    )
+    record = provenance(command="stx score", file=name, domain=domain, scale=scale, device=device, seed=seed, **sizes)
     pipe = stx.load(domain, device=device)
     work = {"inversion": score.inversion, "editing": score.edits}
     found = {part: work[part](pipe, sizes, seed=seed) for part in parts}
@@ -100,7 +97,7 @@ def _score(file: Path, domain: str, scale: str, out: Path | None, seed: int, dev
     wrong = [line for scores in found.values() for line in scores.wrong]
     print("\n".join([f"stx: {line}" for line in wrong] + [f"page: {page}", f"rows: {out / 'LEADERBOARD.md'}"]))
     scored = sum(int(scores.table["own"].sum()) for scores in found.values() if len(scores.table))
-    return 2 if not scored else int(bool(wrong))
+    return 2 if file and not scored else int(bool(wrong))
 
 
 @command("readme", "Fill in the numbers of README.md from the tables.")

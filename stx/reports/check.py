@@ -3,7 +3,8 @@
 A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
 depend on the machine and are left out, as are the ends of intervals, tables of single pictures, and tables that were
 made with other parameters (which the result names). At another scale (`stx.reports.scales`) a number agrees when the
-two intervals meet; numbers without one, and those that rise with fewer pictures, are left out.
+two intervals meet; numbers without one, and those that rise with fewer pictures, are left out; verdicts agree there
+unless they contradict each other.
 """
 
 import json
@@ -110,4 +111,14 @@ def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
     tables = [read_table(path, words=["claim", "verdict"]).dropna(subset=["verdict"]) for path in paths]
     was, now = (table.set_index("claim")["verdict"] for table in tables)
     table = pd.DataFrame({"claim": was.index, "committed": was.to_numpy(), "run": now.reindex(was.index).to_numpy()})
-    return table.assign(agrees=table["committed"] == table["run"])
+    agrees = table["committed"] == table["run"]
+    if len({_scale(folder) for folder in (committed, run)}) > 1:  # fewer pictures decide less
+        agrees |= table["run"].notna() & (table[["committed", "run"]] == "undecided").any(axis=1)
+    return table.assign(agrees=agrees)
+
+
+def _scale(folder: Path) -> str:
+    try:
+        return scales.told(json.loads((folder / "claims.json").read_text())["parameters"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""

@@ -26,7 +26,7 @@ SIZES = {  # notebook -> parameter -> its size at each of SCALES
         "edited_pictures": (3, 24, 2048),
         "sampled": (120, 2048, 8192),
     },
-    "05_latent_classifier": {"count": (24, 1024, 2048)},
+    "05_latent_classifier": {"count": (24, 1024, 2048), "trainings": (2, 1, 3)},
     "06_label_editing": {"count": (12, 48, 512), "pictures": (1, 6, 128), "drawn": (0, 0, 160)},
     "07_reference_editing": {
         "count": (48, 512, 2048),
@@ -34,6 +34,7 @@ SIZES = {  # notebook -> parameter -> its size at each of SCALES
         "steps": (2, 400, 4000),
         "parts": (3, 12, 12),
         "pairs_each": (2, 24, 128),
+        "trainings": (2, 1, 3),
     },
     "08_attribute_dependency": {
         "count": (4, 4, 64),

@@ -122,6 +122,14 @@ def test_an_editor_of_a_stranger(tmp_path):
     assert mine["gap"].drop("share of the way").notna().all()
 
 
+def test_without_a_file_ours_are_scored_alone(tmp_path):
+    assert cli.main(["score", "--scale", "smoke", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    for part, method in {"inversion": "e4e", "editing": "matched pairs"}.items():
+        table = pd.read_csv(tmp_path / "out" / f"score_{part}.csv")
+        assert method in set(table["method"]) and not table["own"].any()
+    assert "| **" not in (tmp_path / "out" / "LEADERBOARD.md").read_text()
+
+
 def test_what_is_broken_is_told_and_the_rest_is_scored(tmp_path, capsys):
     assert scored(tmp_path, BROKEN) == 1  # "in place" edits, however badly
     told = capsys.readouterr().out

@@ -22,7 +22,8 @@ def quality(l2: float, seconds: float = 1.0) -> pd.DataFrame:
 
 def claim(difference: float) -> Evidence:
     ends = difference - 0.1, difference + 0.1
-    return Evidence("ours is better", "4.1", "L2", "L2", difference, *ends, 0.5 if ends[0] < 0 else 0.001, 9, "03")
+    p = 0.5 if ends[0] < 0 < ends[1] else 0.001
+    return Evidence("ours is better", "4.1", "L2", "L2", difference, *ends, p, 9, "03")
 
 
 @pytest.fixture
@@ -65,6 +66,18 @@ def test_another_verdict_is_told(folders, capsys):
     claims.save([claim(0.05)], run, figures.provenance(notebook="03"))
     assert cli.main(["check", str(run), "--against", str(committed)]) == 1
     assert "claim 'ours is better': holds committed, undecided in this run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("scale", "difference", "agrees"),
+    [("quick", 0.05, True), ("quick", -0.2, False), ("evidence", 0.05, False), ("quick", 0.2, True)],
+)
+def test_fewer_pictures_may_leave_a_claim_undecided(folders, scale, difference, agrees):
+    run, committed = folders
+    claims.save([claim(0.2)], committed, figures.provenance(notebook="03", scale="evidence"))
+    claims.save([claim(difference)], run, figures.provenance(notebook="03", scale=scale))
+    _, verdicts = check.compare(run, committed)
+    assert list(verdicts["agrees"]) == [agrees]
 
 
 def test_tables_of_other_parameters_are_named_and_not_compared(folders):
