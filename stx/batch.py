@@ -5,6 +5,7 @@ A shard is written whole or not at all and says in its own header what is in it,
 
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -359,7 +360,7 @@ def _stamp(path: Path) -> str:
 
 def _source(path: Path) -> str:
     """By which a file is known again, from whatever folder it is named; links to a file are files of their own."""
-    return str(path.parent.resolve() / path.name)
+    return str(Path(os.path.realpath(path.parent)) / path.name)
 
 
 def _names_in(out: Path) -> Names:

@@ -252,6 +252,8 @@ class Pipeline(hub.Pretrained):
         if not abs(_number(strength, "strength")) <= MAX_STRENGTH:
             raise EditError(f"strength {strength}: expected at most {MAX_STRENGTH:g} (1 is a whole edit)")
         add, remove = ([names] if isinstance(names, str) else [str(n) for n in names or ()] for names in (add, remove))
+        if like is not None and not add:
+            raise EditError("like: the kind of what is added, and nothing is")
         both = [name for name in add if name in remove]
         if both:
             raise EditError(f"{both[0]}: both to add and to remove")

@@ -18,6 +18,7 @@ from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import fingerprint
 from stx.files.errors import WeightsError
 from stx.files.outputs import claim_files, claim_networks
+from stx.files.places import safe_name
 from stx.files.untrusted import one_line, read_json
 from stx.runtime import pick_device
 
@@ -125,8 +126,10 @@ def read(folder: Path) -> tuple[datasets.Domain, str]:
     path = folder / "config.json"
     try:
         told = read_json(path)
-        name, resolution, encoder = str(told["domain"]), int(told["resolution"]), str(told["encoder"])
+        name, resolution, encoder = safe_name(told["domain"]), int(told["resolution"]), str(told["encoder"])
         height, width = map(int, told["input_size"])
+        if min(resolution, height, width) < 1:
+            raise ValueError(f"pictures of {height} x {width}, drawn at {resolution}")
         attributes = tuple(map(str, told["attributes"]))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         remedy = "a domain is saved by `pipe.save_pretrained(folder)`"

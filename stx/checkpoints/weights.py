@@ -116,7 +116,7 @@ def save(
     if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise WeightsError(f"{folder}: not written; {odd[0]} is not finite (NaN, infinite, or too large for {dtype})")
     with atomic_write(folder / "model.safetensors") as part:
-        safetensors.torch.save_file(tensors, part)
+        safetensors.torch.save_file(tensors, part, metadata={"made_by": "stx"})  # known where config.json is not yet
     config = {"network": kind, "args": net.config, "sha256": sha256(folder / "model.safetensors"), "notes": notes or {}}
     write_text(folder / "config.json", json.dumps(config, indent=2))
     cards.write(folder, cards.card(folder, read_config(folder)))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, Number, command, device, generator, look_for, own
+from stx.cli.words import COUNT, FOLDER, Number, command, device, generator, look_for, one_picture, own
 from stx.files.errors import InputError
 
 
@@ -182,21 +182,21 @@ def _tune(
     from stx.inversion import InversionLoss
     from stx.perception.lpips import load_lpips
 
+    picture = one_picture(picture, "a generator is tuned to")
     pipe = pipeline.load(domain, device=device, encoder=encoder)
-    out, name = out or pipe.folder, safe_name(name or Path(picture).stem)
+    out, name = out or pipe.folder, safe_name(name or picture.stem)
     claim_networks([out / f"tuned-{name}"])
     batch.claim_codes(out / f"codes-{name}")
     given = faces.faces_in(picture, pipe.domain.resolution, device=pipe.device)[:1] if align else [picture]
     image = pipe.images(given)
-    if len(image) > 1:
-        raise InputError(f"{picture}: {len(image)} pictures; a generator is tuned to one, name its file")
     ws, loss = pipe.invert(image), InversionLoss(load_lpips("alex", pipe.device), None)
     enough = 0.0 if domain == "avatars" else 0.06  # the public code's suits photographs; cartoons are under it before
     found = optimisation.tune(pipe.generator, loss, image, ws, steps=steps, enough=enough, view=pipe.domain.view)
-    notes = {"kind": "tuned (PTI)", "file": Path(picture).name, "steps": len(found.losses)}
+    before = _replaced(out / f"tuned-{name}")
+    notes = {"kind": "tuned (PTI)", "file": picture.name, "steps": len(found.losses)}
     weights.save(found.generators[0], out / f"tuned-{name}", notes=notes, dtype=torch.float32)
-    batch.save_codes(out / f"codes-{name}", {name: ws[0].cpu()}, Path(picture), fingerprint(found.generators[0]))
-    print(f"{out / f'tuned-{name}'}: `stx edit {out / f'codes-{name}'} --generator tuned-{name}` edits its picture")
+    batch.save_codes(out / f"codes-{name}", {name: ws[0].cpu()}, picture, fingerprint(found.generators[0]))
+    print(f"{out / f'tuned-{name}'}{before}: `stx edit {out / f'codes-{name}'} --generator tuned-{name}` edits it")
     return 0
 
 

@@ -17,6 +17,7 @@ from stx.cli.words import (
     exit_code,
     generator,
     look_for,
+    one_picture,
     own,
     pictures,
 )
@@ -113,6 +114,7 @@ def _edit(
     look_for(pictures)
     if options["like"] is not None:
         look_for([options["like"]])
+        options["like"] = one_picture(options["like"], "a kind is taken from")
     from stx import batch, photographs, pipeline
     from stx.domains import images, video
     from stx.files.outputs import claim_output
@@ -131,7 +133,7 @@ def _edit(
     paths = images.names_of([given for given in pictures if Path(given) not in [*folders, *films]])
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
-    options["like"] = pipe.invert(options["like"])[:1] if options["like"] else None
+    options["like"] = pipe.invert(options["like"]) if options["like"] else None
     pipe.detail(detail)
     pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stx.files.errors import ImageError
+from stx.files.errors import ImageError, InputError
 
 
 class Place(click.Path):
@@ -85,6 +85,16 @@ def look_for(names: Sequence[str]) -> None:
         raise ImageError(
             f"{names[0]}: no such file" + (f", nor any of the other {len(names) - 1}" if names[1:] else "")
         )
+
+
+def one_picture(name: str, use: str) -> Path:
+    """The file of the one picture that a file or a folder means. Raises `InputError` where there are several."""
+    from stx.domains import images
+
+    found = images.names_of([name])
+    if len(found) > 1:
+        raise InputError(f"{name}: {len(found)} pictures; {use} one, name its file")
+    return found[0]
 
 
 def exit_code(failed: int, count: int) -> int:

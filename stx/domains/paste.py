@@ -209,12 +209,17 @@ class Photo:
 
 
 def read_photo(path: str | Path) -> Photo:
-    """A photograph to paste into. Raises `ImageError` as `images.read_image`.
+    """A photograph to paste into. Raises `ImageError` as `images.read_image`, and for animations and several pages.
 
     Colours of modes that are not read as they are (palettes, CMYK, 16 bits) become sRGB.
     """
     rgb = images.read_image(path)
     with Image.open(path) as image:
+        count = 1 if image.format in ("MPO", "HEIF") else getattr(image, "n_frames", 1)  # theirs are previews
+        if count > 1:
+            raise ImageError(
+                f"{path}: {count} frames or pages, of which one would stay; save them as a folder (--frames)"
+            )
         exif, kind = image.getexif(), "JPEG" if image.format in ("MPO", "HEIF") else image.format
         compression = _compression(image)
         upright = ImageOps.exif_transpose(image)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import socket
 import zlib
 from collections.abc import Iterator
@@ -35,9 +36,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     sweep_parts(path.parent)
     short = f"{path.name[:40]}-{zlib.crc32(os.fsencode(path.name)):08x}"  # a long name leaves no room for more
-    part = path.with_name(f".{short}-{HOST}-{os.getpid()}.part")
+    own = path.with_name(f".{short}-{HOST}-{os.getpid()}.part")  # a folder, since libraries put files beside theirs
+    part = own / "new.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        own.mkdir(parents=True, exist_ok=True)
         yield part
         _flush(part)
         os.replace(part, path)
@@ -47,8 +49,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         told = f"cannot be written ({one_line(error)}); the former file is kept, free some space"
         raise FileError(f"{path}: {told}") from error
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 @functools.cache
@@ -58,7 +59,7 @@ def sweep_parts(folder: Path) -> None:
         for entry in os.scandir(folder):
             found = PART_NAME.fullmatch(entry.name)
             if found and found[1] == HOST and not _alive(int(found[2])):
-                Path(entry.path).unlink(missing_ok=True)
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -42,9 +42,9 @@ def claim_output(folder: str | Path, inputs: Iterable[str | Path] = (), *, locke
     which `list_images` knows it and leaves it out: then it may lie in one. Of `inputs`, what is no folder is passed
     over.
     """
-    out = Path(folder).resolve()
+    out = Path(os.path.realpath(folder))
     for given in inputs:
-        path = Path(given).resolve() if is_folder(given) else None
+        path = Path(os.path.realpath(given)) if is_folder(given) else None
         if path and (out == path or (path in out.parents and not locked)):
             raise FileError(
                 f"{folder}: is or lies in the input folder {given}, where outputs would replace inputs or count as "
@@ -140,7 +140,7 @@ def mark_photo(exif: Image.Exif, source: Path, most: int | None = None) -> Image
 
 def photo_owner(source: Path) -> str:
     """The checksum of a source's name: what is kept of it in a photograph."""
-    return f"{zlib.crc32(os.fsencode(source.resolve())):08x}"
+    return f"{zlib.crc32(os.fsencode(os.path.realpath(source))):08x}"
 
 
 class Names:
@@ -301,7 +301,7 @@ def _is_film(file: Path) -> bool:
 
 
 def _is_shard(file: Path) -> bool:
-    if file.name == "model.safetensors":
+    if file.name == "model.safetensors" and file.with_name("config.json").exists():
         return _beside_config(file)
     with safetensors.safe_open(file, "pt") as shard:
         told = shard.metadata() or {}

@@ -46,7 +46,10 @@ def test_files_of_others_stay(pipe, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"domain": "x"}', "[]"])
+NOTHING = '{"domain": "x", "resolution": 64, "encoder": "e", "input_size": [0, 64], "attributes": []}'
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"domain": "x"}', "[]", NOTHING])
 def test_a_folder_of_another_kind(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(WeightsError, match="not the record of a domain"):

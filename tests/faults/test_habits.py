@@ -238,11 +238,29 @@ def test_a_damaged_network_hides_no_other(here, capsys, monkeypatch):
     assert "config.json is not readable" in told and "two" in told and "\x1b" not in told
 
 
-def test_a_generator_is_tuned_to_one_picture(here, capsys):
-    """Of a folder of two pictures none is chosen without a word."""
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["tune", "two", "--steps", 1], id="tune"),
+        pytest.param(["edit", "a.png", "--add", "Eyeglasses", "--like", "two"], id="edit like"),
+    ],
+)
+def test_one_picture_is_meant(here, capsys, words):
+    """Of a folder of two pictures none is chosen without a word, where a generator is tuned or a kind is taken."""
     saved(here / "two" / "x.png"), saved(here / "two" / "y.png")
-    assert stx("tune", "two", "--steps", 1, "--out", "o") == 2
-    assert "2 pictures" in capsys.readouterr().err
+    assert stx(*words, "--out", "o") == 2
+    assert "2 pictures" in capsys.readouterr().err and not (here / "o").exists()
+
+
+@pytest.mark.parametrize("command", [["invert"], ["edit", "--add", "Bald"], ["align"], ["tune"]], ids=lambda c: c[0])
+def test_links_that_go_in_circles(here, capsys, command):
+    """A link to itself as the output folder, or in the name of a picture, is told in one line."""
+    (here / "loop").symlink_to("loop")
+    assert stx(*command, "a.png", "--out", "loop") == 2
+    assert stx(*command, "loop/a.png", "--out", "o") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    if command != ["tune"]:
+        assert stx(*command, "loop/a.png", "a.png", "--out", "o") in (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +305,15 @@ def test_tiffs_of_all_kinds(here, portrait, mode):
     photo = paste.read_photo(here / "in.tif")
     photo.save(photo.pixels, here / "o.tif", here / "in.tif")
     np.testing.assert_array_equal(images.read_image(here / "o.tif"), images.read_image(here / "in.tif"))
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])
+def test_animations_and_pages(here, capsys, portrait, kind):
+    """Of an animation or a TIFF of several pages no copy with one of them is written in place: that is told."""
+    portrait.save(here / f"p.{kind}", save_all=True, append_images=[portrait.transpose(0)])
+    assert stx("edit", f"p.{kind}", "--add", "sefa:0", "--paste", "--out", "o") == 2
+    assert "2 frames or pages" in capsys.readouterr().err and not list(here.glob("o/p*"))
+    assert stx("invert", f"p.{kind}", "--out", "i") == 0  # of which the first is taken
 
 
 def test_very_large_pictures(here, recwarn):

@@ -560,7 +560,8 @@ def test_a_file_is_on_the_disk_before_it_replaces_another(tmp_path, monkeypatch)
 def test_leftovers_of_killed_runs_are_swept(tmp_path):
     """Half-written files of killed runs are swept, those of living ones and of others are not."""
     code = "from pathlib import Path\nimport time\nfrom stx.files.atomic import atomic_write\n"
-    code += f"with atomic_write(Path({str(tmp_path / 'a.bin')!r})) as part: part.write_text('x'); time.sleep(60)"
+    code += f"with atomic_write(Path({str(tmp_path / 'a.bin')!r})) as part:\n part.write_text('x')\n"
+    code += " part.with_name('.tmpXyz').write_text('of a library')\n time.sleep(60)"
     worker = subprocess.Popen([sys.executable, "-c", code])
     while not (parts := list(tmp_path.glob(".*.part"))):
         time.sleep(0.05)
@@ -573,6 +574,17 @@ def test_leftovers_of_killed_runs_are_swept(tmp_path):
     atomic.sweep_parts.cache_clear()
     atomic.write_text(tmp_path / "b", "x")
     assert [p.name for p in tmp_path.glob(".*.part")] == [".mine.part"]
+
+
+def test_a_network_whose_writing_was_killed_is_written_again(tmp_path, tiny):
+    """Weights whose `config.json` a kill has prevented are known as ours; those of others without one stay."""
+    weights.save(tiny["matched_pairs"], tmp_path)
+    (tmp_path / "config.json").unlink()
+    weights.save(tiny["matched_pairs"], tmp_path)
+    (tmp_path / "config.json").unlink()
+    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(FileError, match="not made by stx"):
+        weights.save(tiny["matched_pairs"], tmp_path)
 
 
 # --------------------------------------------------------------------------------------- 9: the caller's settings

@@ -100,6 +100,7 @@ def test_what_are_no_codes(pipe, given, named):
         "tokens as on the command line": ({"tokens": "0-5"}, "tokens 0-5"),
         "three tokens": ({"tokens": (1, 2, 3)}, "(1, 2, 3)"),
         "two references": ({"like": torch.zeros(2, 10, 256)}, "2 codes"),
+        "a reference of nothing": ({"add": [], "remove": "Bald", "like": torch.zeros(1, 10, 256)}, "like"),
         "a picture for a reference": ({"like": Image.fromarray(PERSON)}, "Image"),
     },
 )
