@@ -206,17 +206,18 @@ def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
     import pandas as pd
 
     from stx.domains.images import save_image
-    from stx.files.outputs import claim_files
+    from stx.files.outputs import claim_files, lock_output
     from stx.reports.figures import provenance, save_table
     from stx.runtime import progress
 
     claim_files([*(out / file for file in styles.files(count)), out / "labels.csv", out / "labels.md"])
     rows = []
-    drawn = styles.drawings(style, count, resolution=resolution, seed=seed)
-    for name, picture, labels in progress(drawn, total=count, desc=f"drawing {style}", unit="img"):
-        save_image(picture, out / name)
-        rows.append([name, *labels.astype(int)])
-    record = provenance(command="stx draw", style=style, count=count, resolution=resolution, seed=seed)
-    save_table(pd.DataFrame(rows, columns=["file", *names]), "labels", out, record)
+    with lock_output(out, wait=False):
+        drawn = styles.drawings(style, count, resolution=resolution, seed=seed)
+        for name, picture, labels in progress(drawn, total=count, desc=f"drawing {style}", unit="img"):
+            save_image(picture, out / name)
+            rows.append([name, *labels.astype(int)])
+        record = provenance(command="stx draw", style=style, count=count, resolution=resolution, seed=seed)
+        save_table(pd.DataFrame(rows, columns=["file", *names]), "labels", out, record)
     print(f"{len(rows)} pictures and labels.csv with {len(names)} attributes in {out}; it is a domain: --domain {out}")
     return 0

@@ -6,6 +6,7 @@ import pytest
 from stx import cli
 from stx.domains import datasets, styles
 from stx.files.errors import DomainError
+from stx.files.outputs import lock_output
 
 NAMES = styles.attributes("bottts")
 
@@ -53,6 +54,9 @@ def test_a_drawn_folder_is_a_domain(tmp_path, capsys):
     test = world.split("test")
     assert len(test) == 4 and test.labels.shape == (4, 16) and test.uint8([0]).shape == (1, 64, 64, 3)
     assert cli.main(["draw", "bottts", "--count", "40", "--out", str(out)]) == 0  # its own files are renewed
+    with lock_output(out):  # another that draws there at the same time
+        assert cli.main(["draw", "bottts", "--count", "40", "--seed", "1", "--out", str(out)]) == 2
+    assert "another stx writes into it" in capsys.readouterr().err
     assert cli.main(["draw", "robots", "--out", str(tmp_path / "x")]) == 2
     assert "unknown style 'robots': expected bottts" in capsys.readouterr().err
     with pytest.raises(DomainError):
