@@ -3,7 +3,7 @@
 # make evidence     the same notebooks at the scale that numbers are cited from: hours on DEVICE=auto, in any number of
 #                   sittings (the same command goes on with the notebooks that are not done), into runs/evidence/
 # make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
-# make seeds        the encoders that claims rest on, with three training seeds and a search for the rate: a day; resumed
+# make seeds        the encoders that claims rest on, with three training seeds and a search for the rate: hours; resumed
 # make networks     every network of DOMAIN=a folder of pictures from nothing: long; BUDGET=small: fewer updates; resumed
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each); of
