@@ -34,7 +34,7 @@ BUDGETS = {  # updates; of the notebooks their parameters
         "00_domain": {},
         "02_train_inversion": {"steps": 10000},
         "05_latent_classifier": {},
-        "compared": 3000,
+        "compared": 2000,
         "detail": 1500,
     },
 }
