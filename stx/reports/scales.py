@@ -31,7 +31,7 @@ SIZES = {  # notebook -> parameter -> its size at each of SCALES
     "07_reference_editing": {
         "count": (48, 512, 2048),
         "codes": (32, 1024, 8192),
-        "steps": (2, 400, 4000),
+        "steps": (2, 400, 2000),
         "parts": (3, 12, 12),
         "pairs_each": (2, 24, 128),
         "trainings": (1, 1, 3),
@@ -42,9 +42,9 @@ SIZES = {  # notebook -> parameter -> its size at each of SCALES
         "spread": (32, 512, 4096),
         "levels": (2, 4, 6),
         "resamples": (20, 1000, 2000),
-        "flow_steps": (2, 60, 2000),
-        "transformer_steps": (2, 300, 4000),
-        "contrastive_steps": (2, 60, 2000),
+        "flow_steps": (2, 60, 1000),
+        "transformer_steps": (2, 300, 3000),
+        "contrastive_steps": (2, 60, 1000),
     },
     "11_detail": {
         "count": (16, 64, 2048),
