@@ -5,6 +5,7 @@
 # make train        every encoder of stx.baselines.registry with one budget: hours; stopped and resumed at will
 # make seeds        the encoders that claims rest on, with three training seeds and a search for the rate: hours; resumed
 # make networks     every network of DOMAIN=a folder of pictures from nothing: long; BUDGET=small: fewer updates; resumed
+#                   (SEED=1: other ones, also of the avatars where STX_DATA names a place for them)
 # make sweep        the tables over SEEDS=3 seeds, mean and sd
 # make explore      the latent explorer as a page in the browser, for PLACES=4 visitors at a time (0.9 GB each); of
 #                   DOMAIN=ffhq, cars or a folder of pictures with whatever networks are there
@@ -49,7 +50,7 @@ seeds: $(VENV)/installed
 
 networks: $(VENV)/installed
 	$(BIN)/snakemake -s networks.smk --cores $(CORES) --rerun-incomplete --nolock --quiet all \
-		--config domain="$$STX_DOMAIN" budget="$(BUDGET)"
+		--config domain="$$STX_DOMAIN" budget="$(BUDGET)" seed="$(SEED)"
 
 sweep: $(VENV)/installed
 	name=$$(basename "$$STX_DOMAIN"); for seed in $$(seq 0 $$(($(SEEDS) - 1))); do \
@@ -92,7 +93,7 @@ gpu: $(VENV)/installed
 
 # a worker for each core, with one thread: small networks gain nothing from a second
 test: $(VENV)/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "not release"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not release"
 
 fuzz: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.fuzz --seed "$(SEED)" --minutes "$(MINUTES)"
@@ -102,7 +103,7 @@ docs/faults.md: $(VENV)/installed $(wildcard tests/faults/*.py)
 	$(BIN)/python -m tests.faults.page
 
 test-all: $(VENV)/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

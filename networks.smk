@@ -2,6 +2,7 @@
 # classifiers, editors and what keeps detail. One thread each; resumed where it was stopped.
 #   snakemake -s networks.smk --cores 2 --config domain=my_pictures                as `make networks DOMAIN=my_pictures`
 #   snakemake -s networks.smk --cores 2 --config domain=my_pictures budget=small   fewer updates
+#   snakemake -s networks.smk --cores 2 --config domain=avatars seed=1                   another generator, with STX_DATA set
 
 import os
 import shlex
@@ -45,6 +46,7 @@ if DOMAIN in datasets.SIZES and data_dir() == ROOT / "data":
 BUDGET = BUDGETS[config.get("budget", "full")]
 RUNS = config.get("runs", f"runs/networks/{WORLD.name}")
 DONE = f"{RUNS}/done"
+SEED = config.get("seed", 0)
 STX = f"{sys.executable} -m stx.cli"
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -66,8 +68,9 @@ def work(wildcards):
     """The command that trains what is called `name` and puts it into the domain's folder."""
     kind, _, method = wildcards.name.partition("/")
     if kind[:2].isdigit():
-        given = {"domain": DOMAIN, "out": f"{RUNS}/figures", "runs": f"{RUNS}/{kind}", "from_scratch": True, "ship": True}
-        words = " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in (given | BUDGET[kind]).items())
+        given = {"domain": DOMAIN, "seed": SEED, "out": f"{RUNS}/figures", "runs": f"{RUNS}/{kind}"}
+        given |= {"from_scratch": True, "ship": True} | BUDGET[kind]
+        words = " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in given.items())
         return f"run notebooks/{kind}.ipynb --out {shlex.quote(f'{RUNS}/{kind}.ipynb')} {words}"
     words = {
         "manifold": "manifold",
@@ -75,7 +78,7 @@ def work(wildcards):
         FOLDER: f"detail --method {method}",
     }[kind]
     steps = f"--steps {BUDGET[kind]}" if method else ""
-    return f"train {words} {shlex.quote(DOMAIN)} --runs {shlex.quote(RUNS)} {steps}"
+    return f"train {words} {shlex.quote(DOMAIN)} --seed {SEED} --runs {shlex.quote(RUNS)} {steps}"
 
 
 rule all:

@@ -1,6 +1,7 @@
 """Every method trains with its extras, resumes, and learns; the ablations leave out what they say."""
 
 import copy
+import json
 import os
 import re
 import shutil
@@ -266,7 +267,7 @@ def test_networks_of_a_folder_are_trained_from_nothing(tmp_path):
     folder, given = tmp_path / "robots", {"STX_DATA": str(tmp_path / "data")}
     assert cli.main(["draw", "bottts", "--count", "60", "--out", str(folder)]) == 0
     command = [sys.executable, "-m", "snakemake", "-s", "networks.smk", "--cores", "1", "--nolock"]
-    settings = ["--config", f"domain={folder}", f"runs={tmp_path}/runs", "budget=smoke"]
+    settings = ["--config", f"domain={folder}", f"runs={tmp_path}/runs", "budget=smoke", "seed=1"]
     options = {"cwd": ROOT, "capture_output": True, "text": True, "env": os.environ | given}
     planned = subprocess.run([*command, "-n", *settings], **options)
     assert re.search(rf"^total +{len(METHODS) + len(TRAINED) + 6}$", planned.stdout + planned.stderr, re.M)
@@ -275,6 +276,8 @@ def test_networks_of_a_folder_are_trained_from_nothing(tmp_path):
     home = tmp_path / "data" / "robots"
     assert weights.load(home / "generator").size == 64
     assert weights.load(home / "compared" / "one_stage").config["stages"] == 1
+    for trained in (home / "generator", home / "compared" / "one_stage"):
+        assert json.loads((trained / "config.json").read_text())["notes"]["parameters"]["seed"] == 1
     beside = subprocess.run([*command, "-n", "--config", "domain=avatars"], **options)
     assert beside.returncode == 0, beside.stderr[-3000:]
     refused = subprocess.run([*command, "-n", "--config", "domain=avatars"], **options | {"env": os.environ})
