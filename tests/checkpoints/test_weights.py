@@ -160,8 +160,6 @@ def test_weights_are_told_by_domain(home, tmp_path, monkeypatch, capsys):
 UNCLEAN = {
     "discriminator",
     "generator",
-    "latent_classifier",
-    "picture_classifier",
     "style_transformer",
     *(
         f"compared/{name}"
