@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -209,10 +210,16 @@ class Pipeline(hub.Pretrained):
     @plain_torch()
     @torch.no_grad()
     def sample(self, count: int, *, psi: float = 1.0, seed: int = 0) -> Float[Tensor, "count num_ws w_dim"]:
-        """Codes of `count` random z, truncated towards the average by `psi` (1: not at all)."""
+        """Codes of `count` random z, truncated towards the average by `psi` (1: not at all).
+
+        Raises `EditError` for what is no number, or for less than one code.
+        """
+        count, seed = (_number(value, name, operator.index) for name, value in (("count", count), ("seed", seed)))
+        if count < 1:
+            raise EditError(f"count {count}: expected at least 1")
         g = self.generator
         z = torch.randn(count, g.w_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
-        return g.broadcast(g.truncate(g.mapping(z), psi, g.w_avg()))
+        return g.broadcast(g.truncate(g.mapping(z), _number(psi, "psi"), g.w_avg()))
 
     @plain_torch()
     @torch.no_grad()
@@ -421,11 +428,11 @@ def _unit(net: Directions | TokenMaps) -> str:
     return "a length of 1 in W" if bool((net.std == 1).all()) else "a standard deviation of the component"
 
 
-def _number(value, name: str) -> float:
+def _number(value, name: str, kind: Callable = float) -> float | int:
     try:
-        return float(value)
+        return kind(value)
     except (TypeError, ValueError, RuntimeError):
-        raise EditError(f"{name} {value!r}: expected a number") from None
+        raise EditError(f"{name} {value!r}: expected a {'number' if kind is float else 'whole number'}") from None
 
 
 def check_fit(generator: nn.Module, encoder: nn.Module, domain: datasets.Domain) -> None:

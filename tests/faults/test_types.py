@@ -170,3 +170,23 @@ def test_own_files_that_fail(tmp_path, code, named):
     with pytest.raises(InputError, match=r"mine\.py: does not run") as error:
         add_own(tmp_path / "mine.py")
     assert named in str(error.value)
+
+
+@cases(
+    ("given", "named"),
+    {
+        "a word for a count": ({"count": "x"}, "count 'x': expected a whole number"),
+        "nothing for a count": ({"count": None}, "count None: expected a whole number"),
+        "half a code": ({"count": 1.5}, "count 1.5: expected a whole number"),
+        "no codes": ({"count": 0}, "count 0: expected at least 1"),
+        "less than none": ({"count": -3}, "count -3: expected at least 1"),
+        "a word for a seed": ({"count": 1, "seed": "x"}, "seed 'x': expected a whole number"),
+        "a word for psi": ({"count": 1, "psi": "x"}, "psi 'x': expected a number"),
+    },
+)
+def test_what_cannot_be_sampled(pipe, given, named):
+    assert named in told(lambda: pipe.sample(**given))
+
+
+def test_numbers_of_numpy_are_numbers(pipe):
+    assert torch.equal(pipe.sample(np.int64(2), seed=np.int32(1), psi=np.float32(1)), pipe.sample(2, seed=1))
