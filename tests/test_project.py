@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from stx import cli  # noqa: F401 - adds the commands
 from stx.baselines.registry import METHODS
 from stx.cli.words import commands as words_of_stx
-from stx.domains import avatars, images
+from stx.domains import avatars, images, styles
 from stx.evaluation import detail
 from stx.reports import notebooks, readme
 
@@ -90,7 +90,7 @@ def test_artwork_in_figures_is_credited():
     """Creators and licences as the package of the drawings has them; a licence such as CC BY asks for it."""
     text = (ROOT / "docs" / "credits.md").read_text()
     package = Path(importlib.util.find_spec("dicebear_styles").submodule_search_locations[0])
-    for style in ("avataaars", *detail.OTHER_STYLES):
+    for style in ("avataaars", *styles.STYLES, *detail.OTHER_STYLES):
         (file,) = package.rglob(f"{style}.json")
         told = json.loads(file.read_text())["meta"]
         (line,) = [line for line in text.splitlines() if told["source"]["url"].rstrip("/") in line]

@@ -266,7 +266,8 @@ def write_index(folder: str | Path) -> Path:
         name = path.stem
         lines = [f"### {name}", "", f"{made}.", ""]
         if (folder / f"{name}.png").is_file():
-            lines += [f"![{name}]({name}.png)", "", f"[PDF]({name}.pdf)", ""]
+            pdf = [f"[PDF]({name}.pdf)", ""] if (folder / f"{name}.pdf").is_file() else []
+            lines += [f"![{name}]({name}.png)", "", *pdf]
         if (folder / f"{name}.md").is_file():
             table = (folder / f"{name}.md").read_text(errors="replace").split("\n\nMade ")[0]
             shown = [table, ""] if table.count("\n") < LONG_TABLE else []
