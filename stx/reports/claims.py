@@ -5,6 +5,7 @@ when one of them does, at 0.05 after Holm's correction over all claims. Counts o
 `04_published_sizes`.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -112,17 +113,18 @@ def side_by_side(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.
 def variance(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.DataFrame:
     """Where differences between encoders come from: `claims_variance.csv` and `.md`, a row per method and metric.
 
-    runs: folders by name, of which those count that have notebook 04's `04_differences`; each another generator (or
-    domain). By moments: of the pictures the mean squared standard error of a difference, of the encoder's training the
+    runs: folders by name, each another generator; of them count those that have notebook 04's `04_differences` of the
+    domain that the first of them has (other pictures are no other generator). By moments: of the pictures the mean squared standard error of a difference, of the encoder's training the
     variance between trainings in a run, of the generator what the variance between the runs' means has beyond its
     share of trainings (runs see the same pictures), not below 0. NaN where there is one training or one run only.
     """
-    paths = {name: Path(folder) / "04_differences.csv" for name, folder in runs.items()}
+    paths = {name: path for name, folder in runs.items() if (path := Path(folder) / "04_differences.csv").is_file()}
+    domains = {name: _domain(path) for name, path in paths.items()}
     numbers = ["training", "difference", "standard error", "pictures"]
     parts = [
         read_table(path, words=["method", "metric"], numbers=numbers).assign(run=name)
         for name, path in paths.items()
-        if path.is_file()
+        if domains[name] == next(iter(domains.values()))
     ]
     rows = []
     for key, found in pd.concat(parts).groupby(["method", "metric"], sort=False) if parts else ():
@@ -138,6 +140,11 @@ def variance(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.Data
     if len(table):
         save_table(table, "claims_variance", out, record, note=VARIANCE)
     return table
+
+
+def _domain(table: Path) -> str:
+    record = table.with_suffix(".json")
+    return json.loads(record.read_text())["parameters"].get("domain", "") if record.is_file() else ""
 
 
 def judged(p_for: float, p_against: float, p_of_family: float) -> str:

@@ -99,7 +99,10 @@ def test_where_differences_come_from(tmp_path):
         columns = ["method", "metric", "training", "difference", "standard error", "pictures"]
         pd.DataFrame(rows, columns=columns).to_csv(tmp_path / name / "04_differences.csv", index=False)
     verdicts(tmp_path / "without", line("a", 0.001))
-    runs = [f"{name}={tmp_path / name}" for name in ("first", "second", "without")]
+    robots = pd.DataFrame([["B", "L2", 0, 100.0, 2.0, 9]], columns=columns)
+    figures.save_table(robots, "04_differences", tmp_path / "robots", figures.provenance(domain="robots"))
+    verdicts(tmp_path / "robots", line("a", 0.001))
+    runs = [f"{name}={tmp_path / name}" for name in ("first", "second", "without", "robots")]
     assert cli.main(["claims", *runs, "--out", str(tmp_path / "out")]) == 0
     row = pd.read_csv(tmp_path / "out" / "claims_variance.csv").iloc[0]
     assert (row["difference"], row["runs"], row["trainings"]) == (4, 2, 4)
