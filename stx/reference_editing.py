@@ -25,7 +25,10 @@ EMBEDDED = 1024  # codes at a time
 
 
 class CompetitiveAttention(nn.MultiheadAttention):
-    """Multi-head attention Norm_K(Softmax_Q(Q K^T / sqrt(d))) V, with the weights and the call of torch's own."""
+    """Multi-head attention Norm_K(Softmax_Q(Q K^T / sqrt(d))) V, with the weights and the call of torch's own.
+
+    In logarithms: a query that loses every key by so much that all its shares round to zero keeps weights of the sum one.
+    """
 
     def forward(self, query, key, value, need_weights: bool = True, **kwargs):
         """Batch first; returns the output and the weights `[b, queries, keys]`, averaged over heads, or None."""
@@ -34,8 +37,7 @@ class CompetitiveAttention(nn.MultiheadAttention):
             rearrange(F.linear(x, w, b), "b n (h d) -> b h n d", h=self.num_heads)
             for x, (w, b) in zip((query, key, value), parts, strict=True)
         )
-        weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(2)
-        weights = weights / weights.sum(3, keepdim=True)
+        weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).log_softmax(2).softmax(3)
         dropped = F.dropout(weights, self.dropout, self.training)
         out = self.out_proj(rearrange(dropped @ v, "b h n d -> b n (h d)"))
         return out, weights.mean(1) if need_weights else None

@@ -40,6 +40,20 @@ def test_attention_is_a_softmax_over_queries_normalised_over_keys():
     torch.testing.assert_close(weights.sum(2), torch.ones(2, 3))
 
 
+def test_a_query_that_loses_every_key_by_far_has_weights_and_gradients():
+    """All its shares round to zero in float32: exp(-400)."""
+    one = CompetitiveAttention(2, 1, batch_first=True)
+    with torch.no_grad():
+        one.in_proj_weight.copy_(torch.eye(2).repeat(3, 1))
+        one.in_proj_bias.zero_()
+    q = torch.tensor([[[20.0, 0.0], [-8.0, 0.0]]], requires_grad=True)
+    k = torch.tensor([[[20.0, 0.0], [20.0, 1.0]]])
+    out, weights = one(q, k, k)
+    torch.testing.assert_close(weights.sum(2), torch.ones(1, 2))
+    out.sum().backward()
+    assert q.grad.isfinite().all() and out.isfinite().all()
+
+
 def test_heads_are_those_of_torch():
     """With one query the softmax over queries is constant: every key weighs the same, whatever the heads."""
     torch.manual_seed(0)
