@@ -76,10 +76,11 @@ def assemble(out: Path, *executed: Path) -> None:
     site = Site(out)
     books = sorted((ROOT / "notebooks").glob("*.ipynb"))
     pages = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
-    tables = [table for table in sorted((ROOT / "figures").glob("*.md")) if table.name != "index.md"]  # made below
+    made = Path("figures/index.md")  # below
+    tables = [table for table in sorted((ROOT / "figures").rglob("*.md")) if table != ROOT / made]
     pages += [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *tables]
-    pictures = [p for kind in ("png", "gif", "csv") for p in sorted((ROOT / "figures").glob(f"*.{kind}"))]
-    site.pages = {path.relative_to(ROOT) for path in [*books, *pages, *pictures]} | {Path("figures/index.md")}
+    pictures = [p for kind in ("png", "gif", "csv") for p in sorted((ROOT / "figures").rglob(f"*.{kind}"))]
+    site.pages = {path.relative_to(ROOT) for path in [*books, *pages, *pictures]} | {made}
     shutil.copytree(ROOT / "figures", out / "figures")
     write_index(out / "figures")
     for page in pages:
@@ -87,7 +88,7 @@ def assemble(out: Path, *executed: Path) -> None:
         text = site.linked(page.read_text(), file)
         text = text if text.startswith("# ") else f"# {file.stem.capitalize()}\n\n{text}"
         site.add(file, text if _in_contents(file) else f"---\norphan: true\n---\n\n{text}")
-    index = out / "figures" / "index.md"
+    index = out / made
     index.write_text(re.sub(r"\[PDF\]\([^)]+\)\n\n", "", index.read_text()))
     for book in books:
         found = next((folder / book.name for folder in executed if (folder / book.name).is_file()), book)

@@ -26,9 +26,9 @@ Inversion and editing methods under one protocol, beside those of the paper and 
 
 1. Write your method as in README.md, "Your own method": one Python file that calls `register`.
 2. `stx score mine.py --scale evidence --out runs/score/mine` (hours; `--scale quick` shows in minutes that it runs).
-3. Open a pull request that adds the file as `docs/leaderboard/NAME.py` and the folder's `score_*.csv` and \
-`score_*.json` as `docs/leaderboard/NAME/`. Say what it was trained on. Rows count that come from a commit without changes (the JSON says so) and that \
-another run of the same command gives within the intervals.
+3. Open a pull request that adds the file as `figures/leaderboard/NAME.py` and the folder's `score_*.csv` and \
+`score_*.json` as `figures/leaderboard/NAME/`. Say what it was trained on. Rows count that come from a commit without \
+changes (the JSON says so) and that another run of the same command gives within the intervals.
 """
 PROTOCOL = {
     "inversion": "Inversion: {count} test pictures that no method was trained on, searches on the first {searched}; "
