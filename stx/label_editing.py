@@ -34,11 +34,12 @@ def position(attribute: str, attributes: Sequence[str]) -> int:
 def choose(words: str, attributes: Sequence[str], usual: Sequence[str]) -> dict[str, int]:
     """The attributes that `words` names, with commas between them, and their positions.
 
-    "" stands for those of `usual` that are known, or where none is, for the first known ones, as many. Raises
-    `EditError` for an unknown one.
+    "" stands for as many as `usual` has: those of it that are known, then the first of the others. Raises `EditError`
+    for an unknown one.
     """
     named = [word.strip() for word in words.split(",") if word.strip()]
-    names = named or [name for name in usual if name in attributes] or attributes[: len(usual)]
+    known = [name for name in usual if name in attributes]
+    names = named or [*known, *(name for name in attributes if name not in known)][: len(usual)]
     return {name: position(name, attributes) for name in names}
 
 

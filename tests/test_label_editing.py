@@ -109,7 +109,7 @@ def test_token_range_and_strength_per_code():
 def test_chosen_attributes():
     known, usual = ("Bald", "Smiling", "Hat", "Young"), ["Smiling", "Beard", "Bald"]
     assert label_editing.choose(" Hat,Young , Hat,", known, usual) == {"Hat": 2, "Young": 3}
-    assert label_editing.choose("", known, usual) == {"Smiling": 1, "Bald": 0}
+    assert label_editing.choose("", known, usual) == {"Smiling": 1, "Bald": 0, "Hat": 2}
     assert label_editing.choose("", known, ["Red", "Green"]) == {"Bald": 0, "Smiling": 1}
     with pytest.raises(EditError, match=r"'hat' \(did you mean Hat\?\)"):
         label_editing.choose("Bald,hat", known, usual)
