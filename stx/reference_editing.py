@@ -27,7 +27,7 @@ EMBEDDED = 1024  # codes at a time
 class CompetitiveAttention(nn.MultiheadAttention):
     """Multi-head attention Norm_K(Softmax_Q(Q K^T / sqrt(d))) V, with the weights and the call of torch's own.
 
-    In logarithms: a query that loses every key by so much that all its shares round to zero keeps weights of the sum one.
+    In logarithms: a query that loses every key by so much that its shares round to zero keeps weights of the sum one.
     """
 
     def forward(self, query, key, value, need_weights: bool = True, **kwargs):

@@ -112,13 +112,19 @@ def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
     was, now = (table.set_index("claim")["verdict"] for table in tables)
     table = pd.DataFrame({"claim": was.index, "committed": was.to_numpy(), "run": now.reindex(was.index).to_numpy()})
     agrees = table["committed"] == table["run"]
-    if len({_scale(folder) for folder in (committed, run)}) > 1:  # fewer pictures decide less
+    # Fewer pictures decide less, and Holm's correction makes every verdict depend on all claims
+    if len(_scales(committed) | _scales(run)) > 1:
         agrees |= table["run"].notna() & (table[["committed", "run"]] == "undecided").any(axis=1)
     return table.assign(agrees=agrees)
 
 
-def _scale(folder: Path) -> str:
-    try:
-        return scales.told(json.loads((folder / "claims.json").read_text())["parameters"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return ""
+def _scales(folder: Path) -> set[str]:
+    """The scales of what the notebooks left in a folder."""
+    found = set()
+    for path in folder.glob("*.json"):
+        try:
+            given = json.loads(path.read_text())["parameters"]
+            found |= {scales.told(given)} if "notebook" in given else set()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            continue  # of somebody else
+    return found

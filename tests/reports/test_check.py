@@ -80,6 +80,16 @@ def test_fewer_pictures_may_leave_a_claim_undecided(folders, scale, difference, 
     assert list(verdicts["agrees"]) == [agrees]
 
 
+def test_one_notebook_at_another_scale_may_leave_every_claim_undecided(folders):
+    """Holm's correction is over all claims; the record of the table is of the notebook that wrote it last."""
+    run, committed = folders
+    for folder, difference in ((committed, 0.2), (run, 0.05)):
+        claims.save([claim(difference)], folder, figures.provenance(notebook="03", scale="quick"))
+    assert not check.compare(run, committed)[1]["agrees"].any()
+    figures.save_table(quality(0.1), "08_table", committed, figures.provenance(notebook="08", scale="evidence"))
+    assert check.compare(run, committed)[1]["agrees"].all()
+
+
 def test_tables_of_other_parameters_are_named_and_not_compared(folders):
     run, committed = folders
     write(run, "06_shown", quality(0.1), pictures=6)
