@@ -113,18 +113,19 @@ def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
     table = pd.DataFrame({"claim": was.index, "committed": was.to_numpy(), "run": now.reindex(was.index).to_numpy()})
     agrees = table["committed"] == table["run"]
     # Fewer pictures decide less, and Holm's correction makes every verdict depend on all claims
-    if len(_scales(committed) | _scales(run)) > 1:
+    was, now = _scales(committed), _scales(run)
+    if any(was[name] != now[name] for name in was.keys() & now.keys()):
         agrees |= table["run"].notna() & (table[["committed", "run"]] == "undecided").any(axis=1)
     return table.assign(agrees=agrees)
 
 
-def _scales(folder: Path) -> set[str]:
-    """The scales of what the notebooks left in a folder."""
-    found = set()
+def _scales(folder: Path) -> dict[str, str]:
+    """The scale of each figure and table that notebooks left in a folder, by name."""
+    found = {}
     for path in folder.glob("*.json"):
         try:
             given = json.loads(path.read_text())["parameters"]
-            found |= {scales.told(given)} if "notebook" in given else set()
+            found |= {path.stem: scales.told(given)} if "notebook" in given else {}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue  # of somebody else
     return found
