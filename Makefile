@@ -93,7 +93,7 @@ gpu: $(VENV)/installed
 
 # a worker for each core, with one thread: small networks gain nothing from a second
 test: $(VENV)/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not release"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "not release"
 
 fuzz: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.fuzz --seed "$(SEED)" --minutes "$(MINUTES)"
@@ -103,7 +103,7 @@ docs/faults.md: $(VENV)/installed $(wildcard tests/faults/*.py)
 	$(BIN)/python -m tests.faults.page
 
 test-all: $(VENV)/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
