@@ -2,7 +2,7 @@
 # classifiers, editors and what keeps detail. One thread each; resumed where it was stopped.
 #   snakemake -s networks.smk --cores 2 --config domain=my_pictures                as `make networks DOMAIN=my_pictures`
 #   snakemake -s networks.smk --cores 2 --config domain=my_pictures budget=small   fewer updates
-#   snakemake -s networks.smk --cores 2 --config domain=avatars seed=1                   another generator, with STX_DATA set
+#   snakemake -s networks.smk --cores 2 --config domain=avatars seed=1         another generator, with STX_DATA set
 
 import os
 import shlex

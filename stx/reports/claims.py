@@ -116,8 +116,8 @@ def variance(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.Data
     runs: folders by name, each another generator; of them count those that have notebook 04's `04_differences` of the
     domain that the first of them has (other pictures are no other generator). By moments: of the pictures the mean
     squared standard error of a difference, of the encoder's training the variance between trainings in a run, of the
-    generator what the variance between the runs' means has beyond its
-    share of trainings (runs see the same pictures), not below 0. NaN where there is one training or one run only.
+    generator what the variance between the runs' means has beyond its share of trainings (runs see the same pictures),
+    not below 0. NaN where there is one training or one run only.
     """
     paths = {name: path for name, folder in runs.items() if (path := Path(folder) / "04_differences.csv").is_file()}
     domains = {name: _domain(path) for name, path in paths.items()}

@@ -151,20 +151,10 @@ def _reference_edits(figures: Path) -> str:
     )
 
 
-def _refuted(figures: Path) -> str:
-    """The claims that do not hold, each with the first comparison whose interval is against it."""
-    table = _read(figures, "claims")
-    refuted = table["claim"][table["verdict"] == "does not hold"]
-    found = table[table["claim"].isin(refuted) & (table["high"] < 0)].drop_duplicates("claim")
-    rows = [[x.claim, f"{x.difference:.2g} ({x.low:.2g} to {x.high:.2g})", x.unit] for x in found.itertuples()]
-    return _markdown(["what does not hold here", "difference (95 % interval)", "of"], rows)
-
-
 WAYS = ("add", "remove")
 TABLES: dict[str, Callable[[Path], str]] = {
     "quality": _quality,
     "inversions": _inversions,
     "label-edits": _label_edits,
     "reference-edits": _reference_edits,
-    "refuted": _refuted,
 }
