@@ -35,7 +35,7 @@ BUDGETS = {  # updates; of the notebooks their parameters
         "00_domain": {},
         "02_train_inversion": {"steps": 10000},
         "05_latent_classifier": {},
-        "compared": 2000,
+        "compared": 1500,
         "detail": 1500,
     },
 }

@@ -15,7 +15,7 @@ from stx.recipes.encoders import best_rate, last_tenth
 DOMAIN = str(config.get("domain", "avatars"))
 NAME = datasets.short_name(DOMAIN)
 RUNS = config.get("runs", "runs/seeds" if NAME == "avatars" else f"runs/seeds/{NAME}")
-STEPS = config.get("steps", 2000)
+STEPS = config.get("steps", 1500)
 SEARCH = config.get("search", 200)  # updates of each training of the search
 RATES = str(config.get("rates", "2e-4,5e-4,1e-3")).split(",")
 SEEDS = str(config.get("seeds", "0,1,2")).split(",")

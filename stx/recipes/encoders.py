@@ -70,7 +70,7 @@ def compared_recipe(domain: Domain, generator: Generator, **changes) -> EncoderR
     """
     w = generator.w_dim
     sizes = {"widths": (w // 16, w // 8, w // 4, w), "units": (1, 1, 1, 1), "hidden": w // 4}
-    return encoder_recipe(domain, generator, **{"steps": 2000, "batch": 8, "lr_decay": 0.5} | sizes | changes)
+    return encoder_recipe(domain, generator, **{"steps": 1500, "batch": 8, "lr_decay": 0.5} | sizes | changes)
 
 
 @plainly

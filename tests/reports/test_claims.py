@@ -30,6 +30,7 @@ def verdicts(tmp_path, *lines: Evidence) -> dict[str, str]:
         ([line("x", 0.001, -1)], "does not hold"),
         ([line("x", 0.2)], "undecided"),
         ([line("x", 1.0, 0)], "undecided"),
+        ([line("x", 0.9), line("x", 0.9, -1, comparison="b")], "undecided"),  # nothing speaks on either side: p is 1
         ([line("x", 0.001), line("x", 0.04, comparison="b")], "holds"),
         ([line("x", 0.001), line("x", 0.2, comparison="b")], "undecided"),
         ([line("x", 0.001), line("x", 0.001, -1, comparison="b")], "does not hold"),
