@@ -17,7 +17,7 @@ NAME = datasets.short_name(DOMAIN)
 RUNS = config.get("runs", "runs/seeds" if NAME == "avatars" else f"runs/seeds/{NAME}")
 STEPS = config.get("steps", 1500)
 SEARCH = config.get("search", 200)  # updates of each training of the search
-RATES = str(config.get("rates", "2e-4,5e-4,1e-3")).split(",")
+RATES = str(config.get("rates", "5e-4,1e-3,2e-3")).split(",")
 SEEDS = str(config.get("seeds", "0,1,2")).split(",")
 CHOSEN = "style_transformer,psp,e4e,restyle_psp,no_self_attention,free_tokens,one_stage"
 METHODS = str(config.get("methods", CHOSEN)).split(",")

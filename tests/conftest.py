@@ -27,6 +27,11 @@ SIZE = 16
 BACKBONE = {"widths": (4, 8, 12), "units": (1, 1, 2)}
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of minutes begin first: at the end no worker waits for another one's."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """Untrained networks that fit each other, by folder name."""

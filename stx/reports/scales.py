@@ -23,7 +23,7 @@ SIZES = {  # notebook -> parameter -> its size at each of SCALES
         "resamples": (20, 1000, 2000),
         "set_resamples": (2, 10, 100),
         "edits": (1, 3, 6),
-        "edited_pictures": (3, 24, 2048),
+        "edited_pictures": (3, 24, 256),
         "sampled": (120, 2048, 8192),
     },
     "05_latent_classifier": {"count": (24, 1024, 2048), "trainings": (1, 1, 3)},

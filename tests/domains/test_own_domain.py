@@ -35,6 +35,7 @@ def run(name: str, domain: Path, folder: Path, **own) -> None:
     notebooks.run(ROOT / "notebooks" / f"{name}.ipynb", folder / f"{name}.ipynb", given, log_output=False)
 
 
+@pytest.mark.long
 def test_folder_to_figures(toons, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
     shutil.copytree(ROOT / "data" / "photographs", tmp_path / "data" / "photographs")

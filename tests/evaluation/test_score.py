@@ -95,6 +95,7 @@ def scored(tmp_path, text: str) -> int:
     )
 
 
+@pytest.mark.long
 def test_an_inverter_of_a_stranger(tmp_path, capsys):
     assert scored(tmp_path, SHIFTED) == 0
     table = pd.read_csv(tmp_path / "out" / "score_inversion.csv").set_index(["method", "metric"])
@@ -111,6 +112,7 @@ def test_an_inverter_of_a_stranger(tmp_path, capsys):
     assert "LEADERBOARD.md" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_an_editor_of_a_stranger(tmp_path):
     assert scored(tmp_path, TWO_MEANS) == 0
     table = pd.read_csv(tmp_path / "out" / "score_editing.csv")

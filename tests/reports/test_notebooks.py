@@ -29,6 +29,7 @@ def snakemake(folder: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_workflow_runs_every_notebook_once(tmp_path):
     snakemake(tmp_path)
     for book in BOOKS:
