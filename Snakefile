@@ -68,7 +68,7 @@ rule index:
         python=sys.executable,
         out=OUT,
     shell:
-        "{params.python} -m stx.cli index {params.out:q}"
+        "{params.python:q} -m stx.cli index {params.out:q}"
 
 
 rule notebook:
@@ -102,7 +102,7 @@ rule notebook:
         ),
         python=sys.executable,
     shell:
-        "started=$(date +%s); {params.python} -m stx.cli run {input.notebook} --out {log.notebook:q} --timeout {TIMEOUT}"
+        "started=$(date +%s); {params.python:q} -m stx.cli run {input.notebook} --out {log.notebook:q} --timeout {TIMEOUT}"
         " {params.given} > {log.text:q} 2>&1 || {{ tail -n 20 {log.text:q} >&2; exit 1; }};"
         " echo \"{wildcards.name}: done in $(( $(date +%s) - started )) s\""
 

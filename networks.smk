@@ -7,6 +7,7 @@
 import os
 import shlex
 import sys
+import zlib
 
 from stx.baselines.registry import COMPARED, METHODS
 from stx.detail.registry import FOLDER, TRAINED
@@ -43,11 +44,14 @@ DOMAIN = str(config["domain"])
 WORLD = datasets.load(DOMAIN)
 if DOMAIN in datasets.SIZES and data_dir() == ROOT / "data":
     sys.exit(f"{DOMAIN}: its networks in data/ are kept; give a folder of pictures, or set STX_DATA to another place")
-BUDGET = BUDGETS[config.get("budget", "full")]
-RUNS = config.get("runs", f"runs/networks/{WORLD.name}")
+SIZE, SEED = config.get("budget", "full"), config.get("seed", 0)
+BUDGET = BUDGETS[SIZE]
+# What belongs to another budget, seed or place is another run
+ANOTHER = [SIZE] * (SIZE != "full") + [f"seed{SEED}"] * (SEED != 0)
+ANOTHER += [f"{zlib.crc32(str(data_dir()).encode()):08x}"] * (data_dir() != ROOT / "data")
+RUNS = config.get("runs", "-".join([f"runs/networks/{WORLD.name}", *ANOTHER]))
 DONE = f"{RUNS}/done"
-SEED = config.get("seed", 0)
-STX = f"{sys.executable} -m stx.cli"
+STX = f"{shlex.quote(sys.executable)} -m stx.cli"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 LABELLED = ["00_domain", "05_latent_classifier", *(f"{FOLDER}/{name}" for name in TRAINED)] if WORLD.attributes else []

@@ -1,15 +1,19 @@
-# The encoders that claims rest on, three times each: a small search for the rate, then a training per seed at the best.
+# The encoders of the inversion table, three times each: a small search for the rate, then a training per seed at the best.
 # Resumed where it was stopped. Seed 0 is the one to ship; `make evidence` measures the others beside it, as notebook 04 does
 # with `-p trainings runs/seeds/1,runs/seeds/2`.
 #   snakemake -s seeds.smk --cores 2                                  the embedded avatars, as `make seeds` does
 #   snakemake -s seeds.smk --cores 2 --config steps=20 search=5 rates=5e-4,1e-3 seeds=0 methods=psp runs=/tmp/x
 
+import shlex
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from stx.baselines.registry import METHODS as ENCODERS
+from stx.checkpoints.weights import read_config
 from stx.domains import datasets
+from stx.files.places import data_dir
 from stx.recipes.encoders import best_rate, last_tenth
 
 DOMAIN = str(config.get("domain", "avatars"))
@@ -17,12 +21,13 @@ NAME = datasets.short_name(DOMAIN)
 RUNS = config.get("runs", "runs/seeds" if NAME == "avatars" else f"runs/seeds/{NAME}")
 STEPS = config.get("steps", 1500)
 SEARCH = config.get("search", 200)  # updates of each training of the search
-RATES = str(config.get("rates", "5e-4,1e-3,2e-3")).split(",")
+RATES = str(config.get("rates", "2e-3,4e-3,8e-3")).split(",")
 SEEDS = str(config.get("seeds", "0,1,2")).split(",")
-CHOSEN = "style_transformer,psp,e4e,restyle_psp,no_self_attention,free_tokens,one_stage"
-METHODS = str(config.get("methods", CHOSEN)).split(",")
+METHODS = str(config.get("methods", ",".join(ENCODERS))).split(",")
+GENERATOR = read_config(data_dir() / NAME / "generator")["sha256"][:8]  # another one: train anew
 TRAIN = (
-    f"OMP_NUM_THREADS=1 {sys.executable} -m stx.cli train encoder {{DOMAIN:q}} --compared --method {{wildcards.method}}"
+    f"OMP_NUM_THREADS=1 {shlex.quote(sys.executable)} -m stx.cli train encoder {{DOMAIN:q}} --compared"
+    " --method {wildcards.method} --steps {params.steps}"
 )
 
 
@@ -35,8 +40,11 @@ rule search:
     output:
         log=RUNS + "/search/{rate}/compared/{method}/log.csv",
     threads: 1
+    params:
+        steps=SEARCH,
+        generator=GENERATOR,
     shell:
-        TRAIN + " --lr {wildcards.rate} --steps {SEARCH} --runs {RUNS:q}/search/{wildcards.rate}/runs"
+        TRAIN + " --lr {wildcards.rate} --runs {RUNS:q}/search/{wildcards.rate}/{params.steps}-{params.generator}"
         " --out {RUNS:q}/search/{wildcards.rate}/compared"
 
 
@@ -58,9 +66,13 @@ rule train:
     wildcard_constraints:
         seed=r"\d+",
     threads: 1
+    params:
+        steps=STEPS,
+        generator=GENERATOR,
     shell:
-        TRAIN + " --lr $(cat {input.rate:q}) --steps {STEPS} --seed {wildcards.seed}"
-        " --runs {RUNS:q}/{wildcards.seed}/runs --out {RUNS:q}/{wildcards.seed}/compared"
+        "rate=$(cat {input.rate:q}); " + TRAIN + " --lr $rate --seed {wildcards.seed}"
+        " --runs {RUNS:q}/{wildcards.seed}/runs/$rate-{params.steps}-{params.generator}"
+        " --out {RUNS:q}/{wildcards.seed}/compared"
 
 
 # What each training ended with, and by how much its last tenth still helped: flat is less than 2 %
@@ -77,6 +89,6 @@ rule table:
                 log = pd.read_csv(f"{RUNS}/{seed}/compared/{method}/log.csv")
                 rate = Path(f"{RUNS}/rates/{method}.txt").read_text()
                 loss = log["val_loss"].dropna().iloc[-1]
-                rows.append([method, seed, rate, log["step"].max(), loss, last_tenth(log)])
-        columns = ["method", "training seed", "rate", "updates", "validation loss", "gain of the last tenth"]
+                rows.append([method, seed, rate, " ".join(RATES), log["step"].max(), loss, last_tenth(log)])
+        columns = ["method", "training seed", "rate", "rates tried", "updates", "validation loss", "gain of the last tenth"]
         pd.DataFrame(rows, columns=columns).to_csv(output.table, index=False)

@@ -3,6 +3,7 @@
 #   snakemake -s train.smk --cores 2 --config steps=100 methods=psp,e4e runs=/tmp/x out=/tmp/x
 #   snakemake -s train.smk --cores 2 --config more=500 runs=runs/more    the shipped ones go on for 500 updates
 
+import shlex
 import sys
 
 from stx.domains import datasets
@@ -28,8 +29,11 @@ rule train:
         touch(DONE + "/{method}"),
     threads: 1
     params:
-        python=sys.executable,
-        given=" ".join(f"--{name} {value}" for name, value in {"steps": STEPS, "more": MORE, "out": OUT}.items() if value),
+        given=" ".join(
+            f"--{name} {shlex.quote(str(value))}"
+            for name, value in {"steps": STEPS, "more": MORE, "out": OUT, "seed": SEED}.items()
+            if value
+        ),
     shell:
-        "OMP_NUM_THREADS=1 {params.python} -m stx.cli train encoder {DOMAIN:q} --compared --method {wildcards.method}"
-        " --seed {SEED} --runs {RUNS:q} {params.given}"
+        f"OMP_NUM_THREADS=1 {shlex.quote(sys.executable)} -m stx.cli train encoder {{DOMAIN:q}} --compared"
+        " --method {wildcards.method} --runs {RUNS:q} {params.given}"

@@ -222,7 +222,7 @@ def test_readme_is_seven_screens():
     assert len((ROOT / "README.md").read_text().split()) < 2300
 
 
-@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 14), ("train.smk", 12), ("seeds.smk", 51)])
+@pytest.mark.parametrize(("flow", "jobs"), [("Snakefile", 14), ("train.smk", 12), ("seeds.smk", 79)])
 def test_the_workflow_on_a_cluster(flow, jobs, tmp_path):
     """A dry run with the SLURM profile: every job is planned, nothing is submitted."""
     given = ["--config", f"runs={tmp_path}", f"out={tmp_path}"]

@@ -107,7 +107,8 @@ def _train_encoder(
     identity = weights.load(networks / "identity", device) if (networks / "identity").is_dir() else None
     sizes = recipes.compared_recipe if compared else recipes.encoder_recipe
     recipe = sizes(world, generator, method=method, **given)
-    record["parameters"] |= {"method": recipe.method, "steps": recipe.steps, "batch": recipe.batch}
+    record["parameters"] |= {name: getattr(recipe, name) for name in ("method", "steps", "batch", "lr")}
+    record["parameters"]["generator"] = fingerprint(generator)
     run, start = run / method, None
     if more:
         start = weights.load(home / method, device)

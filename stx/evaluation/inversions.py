@@ -26,6 +26,7 @@ from stx.domains.datasets import Domain
 from stx.domains.splits import Dataset
 from stx.encoder import Encoder
 from stx.evaluation import quality
+from stx.files.checksums import fingerprint
 from stx.files.errors import WeightsError
 from stx.files.places import data_dir
 from stx.inversion import InversionLoss
@@ -86,14 +87,22 @@ def names(domain: str | Path, folder: str | Path | None = None) -> dict[str, str
 
 
 def encoders(pipe: Pipeline, folders: dict[str, str]) -> dict[str, Inverter]:
-    """Encoders by method. folders: as `names` gives them. Raises `WeightsError` for one that does not fit."""
-    made = {}
+    """Encoders by method. folders: as `names` gives them.
+
+    Raises `WeightsError` for one that does not fit, or whose notes say that it was trained over another generator.
+    """
+    made, over = {}, fingerprint(pipe.generator)
     for name, folder in folders.items():
         net = pipe.network(folder)
         pipeline.check_fit(pipe.generator, net, pipe.domain)
         own = replace(pipe, encoder=net)
         notes = weights.read_config(pipe.folder / folder).get("notes") or {}
-        steps, batch = notes.get("steps"), (notes.get("parameters") or {}).get("batch")  # of all trainings, of the last
+        given = notes.get("parameters") or {}
+        if given.get("generator", over) != over:
+            raise WeightsError(
+                f"{folder} was trained over another generator ({given['generator']}) than this one ({over})"
+            )
+        steps, batch = notes.get("steps"), given.get("batch")  # of all trainings, of the last
         trained = steps * batch if steps and batch else None
         made[name] = Inverter(METHODS[name].title, partial(_encode, own), net, trained)
     return made
