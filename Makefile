@@ -58,7 +58,7 @@ sweep: $(VENV)/installed
 			out="runs/sweep/$$name/$$seed/figures" runs="runs/sweep/$$name/$$seed" || exit 1; \
 	done; \
 	if [ "$$name" = avatars ]; then out=figures; else out="runs/$$name/figures"; fi; \
-	$(BIN)/stx sweep "runs/sweep/$$name"/*/figures --out "$$out"
+	$(BIN)/stx sweep $$(seq -f "runs/sweep/$$name/%g/figures" 0 $$(($(SEEDS) - 1))) --out "$$out"
 
 explore: $(VENV)/installed
 	$(BIN)/python -m stx.explorer.server notebooks/09_explorer.ipynb --template=lab --places=$(PLACES)

@@ -43,9 +43,20 @@ def mean(
     return _interval([(table, 1.0)], column, of, resamples, seed)
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame, column: str, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean of a column in `a` less that in `b`, on the pictures of each attribute that both have."""
-    return _interval([(a, 1.0), (b, -1.0)], column, np.nanmean, resamples, seed)
+def difference(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    column: str,
+    *,
+    of: Callable = np.nanmean,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The mean of a column in `a` less that in `b`, on the pictures of each attribute that both have.
+
+    of: how attributes' means become each side's number, as in `mean`.
+    """
+    return _interval([(a, 1.0), (b, -1.0)], column, of, resamples, seed)
 
 
 def share(table: pd.DataFrame, column: str) -> tuple[float, float, float]:
@@ -142,16 +153,15 @@ def _statistic(
     times: list[Float[np.ndarray, "n _"]],
     of: Callable,
 ) -> Float[np.ndarray, "n"]:
-    """For each row of `times`, as `_draw` gives it, the signed sum of the sides' means; NaN where nothing is drawn."""
+    """For each row of `times`, as `_draw` gives it, the signed sum of the sides; NaN where nothing is drawn."""
     pictures, *trainings = times
     total = pictures @ known.T.astype(float)  # [n, attributes], 0 where none of an attribute's pictures is drawn
-    sums = 0
+    usable = (total > 0).any(1)
+    value = np.where(usable, 0.0, np.nan)
     for array, sign, own in zip(arrays, signs, trainings, strict=True):
         flat = np.where(known, array, 0).reshape(-1, known.shape[1])  # [trainings * attributes, pictures]
         found = (pictures @ flat.T).reshape(len(pictures), len(array), -1)
-        sums = sums + sign * np.einsum("nta,nt->na", found, own / own.sum(1, keepdims=True))
-    shares = np.divide(sums, total, out=np.full_like(total, np.nan), where=total > 0)
-    found = np.full(len(shares), np.nan)
-    usable = np.isfinite(shares).any(1)
-    found[usable] = of(shares[usable], axis=1)
-    return found
+        sums = np.einsum("nta,nt->na", found, own / own.sum(1, keepdims=True))
+        means = np.divide(sums, total, out=np.full_like(total, np.nan), where=total > 0)
+        value[usable] += sign * of(means[usable], axis=1)
+    return value

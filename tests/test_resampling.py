@@ -64,6 +64,14 @@ def test_one_picture_in_many_attributes_is_drawn_with_all_of_them():
     assert apart.high - apart.low < 0.6 * (once.high - once.low)
 
 
+def test_a_difference_of_medians_is_that_of_the_sides_medians():
+    """By attribute 1, 2, 9 and 0, 5, 0: medians 2 and 0; the median of the differences would be 1."""
+    sides = (np.repeat(values, 4) for values in ([1.0, 2.0, 9.0], [0.0, 5.0, 0.0]))
+    a, b = (table(side, picture=np.tile(range(4), 3), attribute=np.repeat(list("abc"), 4)) for side in sides)
+    assert resampling.difference(a, b, "x", of=np.nanmedian, resamples=50).value == 2
+    assert resampling.difference(a, b, "x", resamples=50).value == pytest.approx((1 - 3 + 9) / 3)
+
+
 def test_pairing_takes_out_what_pictures_have_in_common():
     rng = np.random.RandomState(3)
     hard, gain = rng.normal(0, 10, 100), rng.normal(0.5, 0.5, 100)

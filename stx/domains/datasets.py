@@ -52,8 +52,10 @@ class Domain:
         """
         if not pictures:
             return self.split("test", count)
-        files = [Path(pictures)] if Path(pictures).is_file() else images.list_images(pictures)[:count]
-        return Dataset(lambda i: images.resize(images.read_image(files[i]), *self.input_size), [f.name for f in files])
+        file = Path(pictures)
+        files = [file] if file.is_file() else images.list_images(pictures)[:count]
+        names = [f.name if f == file else str(f.relative_to(file)) for f in files]
+        return Dataset(lambda i: images.resize(images.read_image(files[i]), *self.input_size), names)
 
     def view(self, image: Float[Tensor, "b 3 resolution resolution"]) -> Float[Tensor, "b 3 h w"]:
         """Drawn pictures as encoders see them: averaged down to the width of `input_size`, black bars cut off."""

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from stx import metrics, resampling
@@ -126,15 +126,23 @@ def outside(pipe: Pipeline, found: Inversion, cases: Cases, source: Float[Tensor
     return pd.DataFrame({name: ((w * same).sum((1, 2)) / same.sum((1, 2))).numpy() for name, w in wrong.items()})
 
 
-def lives_on(own: pd.DataFrame, codes: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> tuple[float, ...]:
+def lives_on(
+    own: pd.DataFrame,
+    codes: pd.DataFrame,
+    positions: Int[np.ndarray, "n"],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
     """The share of what a method gains over codes alone that is there after an edit, with its 95 % interval.
 
-    own, codes: what `outside` gave, for the same cases. 1: all of it; 0: nothing is left.
+    own, codes: what `outside` gave, for the same cases. positions: of their pictures, which are drawn with all their
+    cases. 1: all of the gain; 0: nothing is left.
     """
-    gains = (codes - own)[["before", "after"]].to_numpy()
+    gains = (codes - own)[["before", "after"]].groupby(positions).sum().to_numpy()
 
     def share(chosen: np.ndarray) -> float:
-        before, after = gains[chosen].mean(0)
+        before, after = gains[chosen].sum(0)
         return float(after / before) if before else float("nan")
 
     return share(np.arange(len(gains))), *metrics.bootstrap(share, len(gains), resamples=resamples, seed=seed)

@@ -132,6 +132,9 @@ class Methods(Mapping):
             self.fitted[name] = self._fit[name]()
         return self.fitted[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._fit  # without fitting it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._fit)
 

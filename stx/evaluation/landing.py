@@ -77,14 +77,18 @@ def edit_cases(
     people: Sequence[Avatar] | None,
     count: int,
     *,
+    known: Bool[np.ndarray, "2 attributes"] | None = None,
     seed: int = 0,
 ) -> Cases:
     """`count` pictures to add each attribute to and as many to remove it from: the first that allow it.
 
-    people: the avatars behind the pictures, of which those without a counterpart are passed over; or None.
+    people: the avatars behind the pictures, of which those without a counterpart are passed over; or None. known: which
+    edits to ask for, by target and attribute (None: all). Raises `InputError` where there is no picture to edit.
     """
     rows, wanted, right, drawn = [], [], [], []
     for k, target in itertools.product(range(len(names)), (0, 1)):
+        if known is not None and not known[target, k]:
+            continue
         given = np.flatnonzero(labels[:, k] != target)
         if people is None:
             for i in given[:count]:
@@ -103,6 +107,22 @@ def edit_cases(
         raise InputError(f"{len(labels)} pictures: there is no picture to edit")
     positions, index, targets = (np.array(column, int) for column in zip(*rows, strict=True))
     return Cases(positions, index, targets, np.stack(wanted).astype(bool), right, drawn if people is not None else None)
+
+
+def cases_of(pipe: Pipeline, split: str, count: int, *, seed: int = 0) -> Cases:
+    """`edit_cases` of a split of the pipeline's domain, of edits that its matched pairs (if any) have learnt."""
+    data, names = pipe.domain.split(split), pipe.domain.attributes
+    people = list(itertools.islice(avatars.sample(split), len(data))) if pipe.domain.name == "avatars" else None
+    known = pipe.network("matched_pairs").known.cpu().numpy() if "matched_pairs" in pipe.present() else None
+    return edit_cases(data.labels, names, people, count, known=known, seed=seed)
+
+
+def starts_of(pipe: Pipeline, split: str, cases: Cases) -> Float[Tensor, "n num_ws w_dim"]:
+    """The codes of the pictures that are edited, each picture inverted once."""
+    data = pipe.domain.split(split)
+    unique, position = np.unique(cases.positions, return_inverse=True)
+    parts = np.array_split(unique, -(-len(unique) // MEASURE_BATCH))
+    return torch.cat([pipe.invert(data.batch(part)) for part in parts])[position]
 
 
 def carry_cases(

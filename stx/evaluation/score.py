@@ -6,7 +6,6 @@ strength that is best for it on other pictures. What a method does wrong is told
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from stx import resampling
 from stx.baselines.registry import COMPARED, EDITORS, INVERTERS, METHODS
-from stx.domains import avatars, images
+from stx.domains import images
 from stx.domains.splits import Dataset
 from stx.evaluation import editing, inversions, landing, quality
 from stx.files.errors import EditError
@@ -94,7 +93,8 @@ def edits(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores:
     methods = editing.Methods(pipe, net, codes, seed=seed)
     tried = [name for name in (PLAIN, "matched pairs", *EDITORS) if name in methods]
     (cases, starts), others = (
-        _cases(pipe, split, sizes[of], seed) for split, of in (("test", "pictures"), ("val", "tried"))
+        (cases := landing.cases_of(pipe, split, sizes[of], seed=seed), landing.starts_of(pipe, split, cases))
+        for split, of in (("test", "pictures"), ("val", "tried"))
     )
     truth = landing.distance_to_truth(pipe, starts, cases.truth())
     added = np.flatnonzero(cases.target == 1)
@@ -168,16 +168,6 @@ def _check(codes: object, shape: tuple[int, ...]) -> None:
             raise EditError("gave codes that are not finite")
 
 
-def _cases(pipe: Pipeline, split: str, count: int, seed: int) -> tuple[landing.Cases, Tensor]:
-    """Edits of a split's pictures and the codes of these."""
-    data = pipe.domain.split(split)
-    people = list(itertools.islice(avatars.sample(split), len(data))) if pipe.domain.name == "avatars" else None
-    cases = landing.edit_cases(data.labels, pipe.domain.attributes, people, count, seed=seed)
-    unique, position = np.unique(cases.positions, return_inverse=True)
-    parts = np.array_split(unique, -(-len(unique) // quality.MEASURE_BATCH))
-    return cases, torch.cat([pipe.invert(data.batch(part)) for part in parts])[position]
-
-
 def _landed(
     pipe: Pipeline,
     judge: torch.nn.Module,
@@ -222,7 +212,7 @@ def _rows(
             row = {"method": method, "own": method in own, "metric": metric, "pictures": found.pictures}
             row |= {"value": found.value, "low": found.low, "high": found.high, "beside": beside}
             if beside in measured and method != beside:
-                gap = resampling.difference(table, measured[beside], metric, **options)
+                gap = resampling.difference(table, measured[beside], metric, of=of, **options)
                 row |= {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high, "p": gap.p}
             if "strength" in table:
                 row["strength"] = table["strength"].iloc[0]

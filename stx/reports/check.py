@@ -70,7 +70,8 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     if "picture" in there or not alike:
         return pd.DataFrame()
     numeric = [column for column in there.select_dtypes("number") if not TIMED.search(column)]
-    words = [column for column in there.columns if column not in there.select_dtypes("number")]
+    words = [column for column in there.columns if column not in there.select_dtypes("number") and column in here]
+    here = here.assign(**{column: pd.to_numeric(here[column], errors="coerce") for column in numeric if column in here})
     ends = [column for column in numeric if column.split(" ")[-1] in ENDS]
     key = lambda table: table[words].map(str).agg(", ".join, axis=1) if words else table.index.astype(str)  # noqa: E731
     there, here = (table.assign(row=key(table)) for table in (there, here))
@@ -105,11 +106,7 @@ def _end(table: pd.DataFrame, column: str, end: str) -> np.ndarray:
 
 
 def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
-    paths = [folder / "claims.csv" for folder in (committed, run) if (folder / "claims.csv").is_file()]
-    if len(paths) < 2:
-        return pd.DataFrame(columns=["claim", "committed", "run", "agrees"])
-    tables = [read_table(path, words=["claim", "verdict"]).dropna(subset=["verdict"]) for path in paths]
-    was, now = (table.set_index("claim")["verdict"] for table in tables)
+    was, now = (_verdict_of(folder / "claims.csv") for folder in (committed, run))
     table = pd.DataFrame({"claim": was.index, "committed": was.to_numpy(), "run": now.reindex(was.index).to_numpy()})
     agrees = table["committed"] == table["run"]
     # Fewer pictures decide less, and Holm's correction makes every verdict depend on all claims
@@ -117,6 +114,14 @@ def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
     if any(was[name] != now[name] for name in was.keys() & now.keys()):
         agrees |= table["run"].notna() & (table[["committed", "run"]] == "undecided").any(axis=1)
     return table.assign(agrees=agrees)
+
+
+def _verdict_of(path: Path) -> pd.Series:
+    """Verdicts by claim; none where there is no table."""
+    if not path.is_file():
+        return pd.Series(dtype=object)
+    table = read_table(path, words=["claim", "verdict"]).dropna(subset=["verdict"])
+    return table.set_index("claim")["verdict"]
 
 
 def _scales(folder: Path) -> dict[str, str]:

@@ -62,10 +62,12 @@ def evidence(claim: str, paper: str, comparison: str, unit: str, found: Interval
 def save(found: list[Evidence], folder: str | Path, record: dict) -> pd.DataFrame:
     """Puts comparisons into `claims.csv` and `claims.md` in place of what their notebooks had there; returns the table.
 
-    A row of a claim has its verdict, no comparison, and the p after Holm's correction. Raises `InputError` for a
-    damaged `claims.csv`, which is kept.
+    A row of a claim has its verdict, no comparison, and the p after Holm's correction. Without any comparison nothing
+    is written. Raises `InputError` for a damaged `claims.csv`, which is kept.
     """
     path = Path(folder) / "claims.csv"
+    if not found:
+        return read(path) if path.is_file() else pd.DataFrame(columns=[field.name for field in fields(Evidence)])
     path.parent.mkdir(parents=True, exist_ok=True)
     new = pd.DataFrame([asdict(one) for one in found])
     with FileLock(path.with_name(".claims.lock")):  # notebooks run side by side
@@ -114,24 +116,24 @@ def variance(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.Data
     """Where differences between encoders come from: `claims_variance.csv` and `.md`, a row per method and metric.
 
     runs: folders by name, each another generator; of them count those that have notebook 04's `04_differences` of the
-    domain that the first of them has (other pictures are no other generator). By moments: of the pictures the mean
+    pictures that the first of them has (others are no other generator). By moments: of the pictures the mean
     squared standard error of a difference, of the encoder's training the variance between trainings in a run, of the
     generator what the variance between the runs' means has beyond its share of trainings (runs see the same pictures),
     not below 0. NaN where there is one training or one run only.
     """
     paths = {name: path for name, folder in runs.items() if (path := Path(folder) / "04_differences.csv").is_file()}
-    domains = {name: _domain(path) for name, path in paths.items()}
+    seen = {name: _pictures(path) for name, path in paths.items()}
     numbers = ["training", "difference", "standard error", "pictures"]
     parts = [
         read_table(path, words=["method", "metric"], numbers=numbers).assign(run=name)
         for name, path in paths.items()
-        if domains[name] == next(iter(domains.values()))
+        if seen[name] == next(iter(seen.values()))
     ]
     rows = []
     for key, found in pd.concat(parts).groupby(["method", "metric"], sort=False) if parts else ():
         by_run = found.groupby("run")["difference"]
-        encoder, trainings = by_run.var().mean(), by_run.size().mean()
-        share = 0.0 if np.isnan(encoder) else encoder / trainings
+        encoder = by_run.var().mean()
+        share = 0.0 if np.isnan(encoder) else encoder * (1 / by_run.size()).mean()
         generator = max(by_run.mean().var() - share, 0.0) if len(by_run) > 1 else np.nan
         of = {"pictures": (found["standard error"] ** 2).mean(), "encoder": encoder, "generator": generator}
         sd = {f"sd, {name}": value**0.5 for name, value in of.items()}
@@ -143,9 +145,13 @@ def variance(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.Data
     return table
 
 
-def _domain(table: Path) -> str:
-    record = table.with_suffix(".json")
-    return json.loads(record.read_text())["parameters"].get("domain", "") if record.is_file() else ""
+def _pictures(table: Path) -> list:
+    """Which pictures a table is of: domain, folder and count of its record, empty without one."""
+    try:
+        given = json.loads(table.with_suffix(".json").read_text())["parameters"]
+        return [str(given.get(name, "")).rstrip("/") for name in ("domain", "pictures", "count")]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
 
 
 def judged(p_for: float, p_against: float, p_of_family: float) -> str:

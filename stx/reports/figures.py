@@ -216,8 +216,8 @@ def read_table(path: str | Path, *, words: Sequence[str] = (), numbers: Sequence
 def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[str]:
     """Means and standard deviations of the tables that several folders share: `sweep_NAME.csv` in `out`; their names.
 
-    Rows belong together by their words, or by position in tables without, and the last column says how many runs had
-    each; tables of single pictures are left out.
+    Rows belong together by their words, those of the same words by their order, and the last column says how many runs
+    had each; tables of single pictures are left out.
     Raises `ValueError` for fewer than two folders, where they share no table, and for a damaged one.
     """
     if len(folders) < 2:
@@ -232,11 +232,13 @@ def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[
         tables = [read_table(Path(f) / name, words=words, numbers=numbers) for f in folders]
         if not numbers or "picture" in first:
             continue
-        stacked = pd.concat([t.assign(row=range(len(t))) for t in tables])
-        groups = stacked.groupby(words or ["row"], sort=False, dropna=False)[numbers]
+        again = [t.groupby(words, dropna=False).cumcount() if words else range(len(t)) for t in tables]
+        stacked = pd.concat([t.assign(row=row) for t, row in zip(tables, again, strict=True)])
+        groups = stacked.groupby([*words, "row"], sort=False, dropna=False)[numbers]
         mean, sd = groups.mean(), groups.std().add_suffix(" sd")
         ordered = [c for n in numbers for c in (n, f"{n} sd")]
         table = mean.join(sd)[ordered].assign(runs=groups.size()).reset_index()
+        table = table.drop(columns="row") if words else table
         note = (
             f"Mean and standard deviation over those of {len(folders)} runs that have the row. A run's seed changes "
             "what its notebooks train, sample and draw, not the shipped weights and the test pictures."

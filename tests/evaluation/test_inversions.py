@@ -15,6 +15,7 @@ from stx.checkpoints import weights
 from stx.domains.datasets import Domain
 from stx.domains.splits import Dataset
 from stx.evaluation import editing, inversions, quality
+from stx.files.checksums import fingerprint
 from stx.files.errors import WeightsError
 from stx.pipeline import Pipeline
 from stx.style_transformer import StyleTransformer
@@ -49,6 +50,15 @@ def pipe(tmp_path) -> Pipeline:
         weights.save(net, tmp_path / "compared" / name, notes=notes)
     weights.save(encoder, tmp_path / "psp")
     return Pipeline(domain, generator, encoder, folder=tmp_path)
+
+
+def test_an_encoder_of_another_generator_is_refused(pipe, tmp_path):
+    net = weights.load(tmp_path / "psp")
+    weights.save(net, tmp_path / "psp", notes={"parameters": {"generator": fingerprint(pipe.generator)}})
+    assert set(inversions.encoders(pipe, {"psp": "psp"})) == {"psp"}
+    weights.save(net, tmp_path / "psp", notes={"parameters": {"generator": "01234567"}})
+    with pytest.raises(WeightsError, match=r"psp was trained over another generator \(01234567\)"):
+        inversions.encoders(pipe, {"psp": "psp"})
 
 
 def test_names_prefer_those_of_one_budget(pipe, tmp_path):

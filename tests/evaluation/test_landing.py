@@ -67,6 +67,14 @@ def test_cases_of_edits_are_what_the_truth_shows(people, labels):
     assert min(gone) > 3  # another colour, or a hat: no picture tells
 
 
+def test_edits_that_were_not_learnt_are_not_asked_for(labels):
+    known = np.ones((2, len(NAMES)), bool)
+    known[1, 2] = known[0, 5] = False
+    cases = landing.edit_cases(labels, NAMES, None, 1, known=known)
+    assert not {(2, 1), (5, 0)} & set(zip(cases.index.tolist(), cases.target.tolist(), strict=True))
+    assert len(cases) == len(landing.edit_cases(labels, NAMES, None, 1)) - 2
+
+
 def test_cases_without_people_ask_the_other_labels_to_stay(labels):
     cases = landing.edit_cases(labels, NAMES, None, 2)
     assert cases.truth() is None

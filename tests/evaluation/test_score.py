@@ -69,6 +69,11 @@ register("flat", inverter=flat)
 register("typo", inverter=typo)
 register("unready", inverter=unready)
 register("far", editor=lambda methods: lambda ws, k, target: lambda s: ws / torch.zeros_like(ws))
+def unfitted(methods):
+    raise KeyError("directions")
+
+
+register("unfitted", editor=unfitted)
 register("in place", editor=lambda methods: lambda ws, k, target: lambda s: ws.mul_(0) + s)
 """
 
@@ -140,6 +145,7 @@ def test_what_is_broken_is_told_and_the_rest_is_scored(tmp_path, capsys):
         "typo: AttributeError: ",
         "unready: RuntimeError: weights.bin is missing",
         "far: EditError: gave codes that are not finite",
+        "unfitted: KeyError: ",
     ):
         assert f"stx: {line}" in told
     assert "Not scored: unready" in (tmp_path / "out" / "score_inversion.md").read_text()

@@ -68,6 +68,22 @@ def test_another_verdict_is_told(folders, capsys):
     assert "claim 'ours is better': holds committed, undecided in this run" in capsys.readouterr().out
 
 
+def test_claims_that_a_run_lacks_differ(folders, capsys):
+    run, committed = folders
+    (run / "claims.csv").unlink()
+    assert cli.main(["check", str(run), "--against", str(committed)]) == 1
+    assert "0 of 1 claims" in capsys.readouterr().out
+
+
+def test_words_where_numbers_were_differ(folders):
+    run, committed = folders
+    write(run, "03_quality", quality(0.3).astype({"L2": object}).assign(L2="far"))
+    numbers, _ = check.compare(run, committed)
+    assert not numbers[numbers["column"] == "L2"]["agrees"].any()
+    write(run, "03_quality", quality(0.3).rename(columns={"method": "encoder"}))
+    assert len(check.compare(run, committed)[0]) == 4
+
+
 @pytest.mark.parametrize(
     ("scale", "difference", "agrees"),
     [("quick", 0.05, True), ("quick", -0.2, False), ("evidence", 0.05, False), ("quick", 0.2, True)],

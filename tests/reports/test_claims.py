@@ -111,6 +111,24 @@ def test_where_differences_come_from(tmp_path):
     assert row["sd, generator"] == pytest.approx((8 - 2 / 2) ** 0.5)  # means 2 and 6, of two trainings each
 
 
+def test_a_generator_with_one_training_is_as_uncertain_as_that(tmp_path):
+    """Trainings 0, 2, 4 of one generator and 10 of another: of the means' variance it is 4 (1/3 + 1) / 2."""
+    columns = ["method", "metric", "training", "difference", "standard error", "pictures"]
+    for name, gaps in {"first": (0.0, 2.0, 4.0), "second": (10.0,)}.items():
+        rows = [["B", "L2", training, gap, 2.0, 9] for training, gap in enumerate(gaps)]
+        figures.save_table(pd.DataFrame(rows, columns=columns), "04_differences", tmp_path / name, figures.provenance(domain="x"))
+    runs = {name: tmp_path / name for name in ("first", "second")}
+    row = claims.variance(runs, tmp_path / "out", figures.provenance(notebook="test")).iloc[0]
+    assert row["sd, generator"] == pytest.approx((32 - 4 * (1 / 3 + 1) / 2) ** 0.5)
+
+
+def test_without_comparisons_nothing_is_written(tmp_path):
+    assert claims.save([], tmp_path, figures.provenance(notebook="test")).empty
+    assert not (tmp_path / "claims.csv").exists()
+    verdicts(tmp_path, line("a", 0.001))
+    assert list(claims.save([], tmp_path, figures.provenance(notebook="test"))["claim"]) == ["a", "a"]
+
+
 def test_one_run_of_one_training_tells_the_pictures_share_alone(tmp_path):
     rows = [["B", "L2", 0, 1.0, 0.5, 9]]
     columns = ["method", "metric", "training", "difference", "standard error", "pictures"]

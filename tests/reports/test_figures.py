@@ -70,6 +70,17 @@ def test_sweep_is_mean_and_sd_by_row(tmp_path, capsys):
         figures.sweep([tmp_path / "0"], out, record)
 
 
+def test_rows_of_a_sweep_with_the_same_words_stay_apart(tmp_path):
+    record = figures.provenance(notebook="x")
+    for seed in (0, 1):
+        bins = pd.DataFrame({"method": ["A", "A", "B"], "value": np.array([1.0, 5.0, 7.0]) + seed})
+        figures.save_table(bins, "08_curves", tmp_path / str(seed), record)
+    figures.sweep([tmp_path / "0", tmp_path / "1"], tmp_path / "out", record)
+    table = pd.read_csv(tmp_path / "out" / "sweep_08_curves.csv")
+    assert list(table.columns) == ["method", "value", "value sd", "runs"]
+    assert table["value"].tolist() == [1.5, 5.5, 7.5] and (table["runs"] == 2).all()
+
+
 def test_no_two_methods_look_alike():
     looks = figures.looks(str(i) for i in range(100))
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == 100
