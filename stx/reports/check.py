@@ -110,7 +110,7 @@ def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
     table = pd.DataFrame({"claim": was.index, "committed": was.to_numpy(), "run": now.reindex(was.index).to_numpy()})
     agrees = table["committed"] == table["run"]
     # Fewer pictures decide less, and Holm's correction makes every verdict depend on all claims
-    was, now = _scales(committed), _scales(run)
+    was, now = scales.by_figure(committed), scales.by_figure(run)
     if any(was[name] != now[name] for name in was.keys() & now.keys()):
         agrees |= table["run"].notna() & (table[["committed", "run"]] == "undecided").any(axis=1)
     return table.assign(agrees=agrees)
@@ -122,15 +122,3 @@ def _verdict_of(path: Path) -> pd.Series:
         return pd.Series(dtype=object)
     table = read_table(path, words=["claim", "verdict"]).dropna(subset=["verdict"])
     return table.set_index("claim")["verdict"]
-
-
-def _scales(folder: Path) -> dict[str, str]:
-    """The scale of each figure and table that notebooks left in a folder, by name."""
-    found = {}
-    for path in folder.glob("*.json"):
-        try:
-            given = json.loads(path.read_text())["parameters"]
-            found |= {path.stem: scales.told(given)} if "notebook" in given else {}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            continue  # of somebody else
-    return found

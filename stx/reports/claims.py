@@ -15,6 +15,7 @@ import pandas as pd
 from filelock import FileLock
 
 from stx import resampling
+from stx.reports import scales
 from stx.reports.figures import read_table, save_table
 from stx.resampling import Interval
 
@@ -75,8 +76,20 @@ def save(found: list[Evidence], folder: str | Path, record: dict) -> pd.DataFram
         kept = kept[(kept["comparison"] != "") & ~kept["notebook"].isin(new["notebook"])].reindex(columns=new.columns)
         lines = pd.concat([part for part in (kept, new) if len(part)]).sort_values(["notebook", "claim"], kind="stable")
         table = _with_verdicts(lines)
-        save_table(table, "claims", folder, record, note=NOTE, shown=_readable(table))
+        note = f"{NOTE} {_told_scales(table, path.parent, record)}"
+        save_table(table, "claims", folder, record, note=note, shown=_readable(table))
     return table
+
+
+def _told_scales(table: pd.DataFrame, folder: Path, record: dict) -> str:
+    """At which scales the notebooks of a table of claims measured, by what they left beside it."""
+    told: dict[str, set[str]] = {name[:2]: set() for name in sorted(table["notebook"].unique())}
+    for figure, scale in scales.by_figure(folder).items():
+        told.get(figure[:2], set()).add(scale)
+    now = record["parameters"].get("notebook", "")[:2]
+    told |= {now: {scales.told(record["parameters"])}} if now in told else {}
+    parts = [f"{name} {', '.join(sorted(found)) or 'unknown'}" for name, found in told.items()]
+    return f"Scales: {'; '.join(parts)}."
 
 
 def _is_former(path: Path) -> bool:

@@ -4,6 +4,8 @@
 cited (`make evidence`).
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 from stx.files.errors import InputError
@@ -82,3 +84,15 @@ def sizes(notebook: str, given: dict[str, Any]) -> dict[str, int]:
 def told(parameters: dict[str, Any]) -> str:
     """The scale that a record's parameters say, "smoke" among them; "quick" where they are older than scales."""
     return "smoke" if parameters.get("smoke") else str(parameters.get("scale", "quick"))
+
+
+def by_figure(folder: Path) -> dict[str, str]:
+    """The scale of each figure and table that notebooks left in a folder, by name."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            given = json.loads(path.read_text())["parameters"]
+            found |= {path.stem: told(given)} if "notebook" in given else {}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            continue  # of somebody else
+    return found

@@ -54,6 +54,14 @@ def test_the_family_is_all_claims_of_all_notebooks(tmp_path):
     assert verdicts(tmp_path, line("b", 0.001)) == {"a": "holds", "b": "holds"}
 
 
+def test_the_table_tells_at_which_scale_each_notebook_measured(tmp_path):
+    for notebook, scale in (("04_inversion_table", "quick"), ("08_attribute_dependency", "evidence")):
+        record = figures.provenance(notebook=notebook, scale=scale)
+        figures.save_table(pd.DataFrame({"a": [1.0]}), f"{notebook[:2]}_table", tmp_path, record)
+        claims.save([line("a", 0.001, notebook=notebook)], tmp_path, record)
+    assert "Scales: 04 quick; 08 evidence." in (tmp_path / "claims.md").read_text()
+
+
 def test_a_notebook_replaces_its_own_claims_only(tmp_path):
     verdicts(tmp_path, line("a", 0.001, notebook="04"))
     verdicts(tmp_path, line("b", 0.001), line("c", 0.001, -1))
@@ -116,7 +124,8 @@ def test_a_generator_with_one_training_is_as_uncertain_as_that(tmp_path):
     columns = ["method", "metric", "training", "difference", "standard error", "pictures"]
     for name, gaps in {"first": (0.0, 2.0, 4.0), "second": (10.0,)}.items():
         rows = [["B", "L2", training, gap, 2.0, 9] for training, gap in enumerate(gaps)]
-        figures.save_table(pd.DataFrame(rows, columns=columns), "04_differences", tmp_path / name, figures.provenance(domain="x"))
+        table = pd.DataFrame(rows, columns=columns)
+        figures.save_table(table, "04_differences", tmp_path / name, figures.provenance(domain="x"))
     runs = {name: tmp_path / name for name in ("first", "second")}
     row = claims.variance(runs, tmp_path / "out", figures.provenance(notebook="test")).iloc[0]
     assert row["sd, generator"] == pytest.approx((32 - 4 * (1 / 3 + 1) / 2) ** 0.5)
