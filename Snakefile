@@ -6,6 +6,8 @@
 #   snakemake --cores 2 --config domain=my_pictures       figures and tables in runs/my_pictures/figures
 #   snakemake --cores 2 --config out=figures              over the committed ones, to renew them
 
+import csv
+import json
 import shlex
 import sys
 from contextlib import ExitStack
@@ -43,10 +45,28 @@ PICTURES = "00_domain"  # draws the pictures that most others read, with a proce
 BESIDE = "10_photographs"  # reads few of them, and runs while the judges of 00 are measured
 # The longest is begun first and short ones end the run, so that no core waits for another
 LONGEST, LONG = "04_inversion_table", "01_generator|03_inversion_quality|07_reference_editing|08_attribute_dependency|11_detail"
-# Of `make seeds`, where it has been: the first seed is that of the shipped encoders, the others are measured beside them
+# Of `make seeds`, where it has been: other trainings are measured beside the encoders in use, which are those of its seed 0
 SEEDED = Path("runs/seeds" if WORLD.name == "avatars" else f"runs/seeds/{WORLD.name}") / "trainings.csv"
-TRAININGS = [SEEDED] if SCALE == "evidence" and SEEDED.is_file() else []
-AGAIN = ",".join(str(path) for path in sorted(SEEDED.parent.glob("[1-9]*")) if TRAININGS)
+
+
+def checksums(home):
+    return {path.parent.name: json.loads(path.read_text())["sha256"] for path in home.glob("compared/*/config.json")}
+
+
+def trainings():
+    """The folders of the seeds beside 0, with commas; none where seed 0 is not what is in use."""
+    if SCALE != "evidence" or not SEEDED.is_file():
+        return ""
+    used, first = checksums(data_dir() / WORLD.name), checksums(SEEDED.parent / "0")
+    if any(used.get(name) != checksum for name, checksum in first.items()):
+        print(f"{SEEDED.parent}/0 has other encoders than {data_dir() / WORLD.name}: one training each", file=sys.stderr)
+        return ""
+    seeds = csv.DictReader(SEEDED.read_text().splitlines())
+    return ",".join(str(SEEDED.parent / seed) for seed in sorted({row["training seed"] for row in seeds} - {"0"}))
+
+
+AGAIN = trainings()
+TRAININGS = [SEEDED] if AGAIN else []
 HAS = {name: parameters(f"notebooks/{name}.ipynb") for name in NOTEBOOKS}
 
 

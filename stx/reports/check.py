@@ -57,7 +57,8 @@ def _parameters(table: Path) -> tuple[dict | None, dict]:
     try:
         given = json.loads(table.with_suffix(".json").read_text())["parameters"]
         counts = scales.SIZES.get(given.get("notebook"), {}).keys() - scales.EFFORTS
-        named = {name: value for name, value in given.items() if name not in ("device", "out", "runs", "scale")}
+        elsewhere = ("device", "out", "runs", "scale", "trainings")  # of 04_trainings each row says which
+        named = {name: value for name, value in given.items() if name not in elsewhere}
         told = {name: named.pop(name) for name in counts if name in named}
         return named, told
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
