@@ -116,7 +116,7 @@ class Methods(Mapping):
         self._fit = self._ours() | {
             "first order": lambda: paper_method(classifier),
             "second order": lambda: paper_method(self._smooth(), order=label_editing.second_order, seed=seed),
-            "InterFaceGAN": lambda: _global(self._planes),
+            "InterFaceGAN": lambda: along(self._planes),
             "InterFaceGAN, conditional": self._conditional,
             "GANSpace": self._ganspace,
             "SeFa": lambda: self._matched(SeFa().fit(pipe.generator).directions_[:MATCHED_COMPONENTS]),
@@ -174,12 +174,12 @@ class Methods(Mapping):
     def _conditional(self) -> Method:
         planes = self._planes
         others = [planes[:k] + planes[k + 1 :] for k in range(len(planes))]
-        return _global([conditioned(p, rest) if rest else p for p, rest in zip(planes, others, strict=True)])
+        return along([conditioned(p, rest) if rest else p for p, rest in zip(planes, others, strict=True)])
 
     def _matched(self, directions: np.ndarray) -> Method:
         ws, logits = self.sampled
         matches = [best_match(directions, ws[:, 0].cpu().numpy(), scores) for scores in logits.T]
-        return _global([sign * directions[index] for index, sign in matches])
+        return along([sign * directions[index] for index, sign in matches])
 
     def _ganspace(self) -> Method:
         w = self.sampled[0][:, 0].cpu().numpy()
@@ -388,12 +388,11 @@ def carried_means(pairs: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) 
     return pd.DataFrame(rows)
 
 
-def _global(directions: list[np.ndarray]) -> Method:
-    def edit(ws: Tensor, direction: Tensor, strength: float) -> Tensor:
-        return ws + strength * direction
+def along(steps: Sequence[np.ndarray] | Float[Tensor, "count *code"]) -> Method:
+    """The method that adds a step of its own for each attribute, or takes it away: the same one for all codes."""
 
     def method(ws: Tensor, index: int, target: float) -> Edit:
-        direction = torch.from_numpy(directions[index]).to(ws)
-        return partial(edit, ws, direction if target > 0.5 else -direction)
+        step = torch.as_tensor(steps[index]).to(ws) * (1.0 if target > 0.5 else -1.0)
+        return lambda strength: ws + strength * step
 
     return method

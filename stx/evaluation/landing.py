@@ -250,18 +250,11 @@ def edit_until(
     return found
 
 
-@torch.no_grad()
 def distance_to_truth(
     pipe: Pipeline, codes: Codes, truth: Float[Tensor, "n 3 h w"] | None
 ) -> Float[np.ndarray, "n"] | None:
     """LPIPS-Alex of the pictures of codes to the drawn truth; None without one."""
-    if truth is None:
-        return None
-    alex, parts = (
-        load_lpips("alex", pipe.device),
-        zip(split_codes(codes, MEASURE_BATCH), truth.split(MEASURE_BATCH), strict=True),
-    )
-    return np.concatenate([alex(pipe.reconstruct(a), b.to(pipe.device)).flatten().cpu().numpy() for a, b in parts])
+    return None if truth is None else pipe.distortion(truth, codes).cpu().numpy()
 
 
 def edit_all(

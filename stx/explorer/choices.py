@@ -68,7 +68,7 @@ class Choices(Mapping):
         if files:
             named = ((name, range(len(found))) for name, found in self._converted.items())
             self._names[CONVERTED] = tuple(f"{n}:{i}" if len(count) > 1 else n for n, count in named for i in count)
-            self._fit[CONVERTED] = lambda: _along(torch.cat(list(self._converted.values())))
+            self._fit[CONVERTED] = lambda: editing.along(torch.cat(list(self._converted.values())))
         self._fitted: dict[str, editing.Method] = {}
         without_logits = {*WITHOUT_FIT, "natural, six steps", "constrained, six steps"}
         known = {*(REACH if attribute_classifier else without_logits), *EDITORS}
@@ -149,12 +149,4 @@ class Choices(Mapping):
     def _components(self, directions: Float[np.ndarray, "count w_dim"]) -> editing.Method:
         """A strength of 1 is a standard deviation of codes along the component."""
         steps = directions * (self._codes() @ directions.T).std(0)[:, None]
-        return _along(torch.from_numpy(steps)[:, None].expand(-1, self.pipe.generator.num_ws, -1))
-
-
-def _along(steps: Float[Tensor, "count num_ws w_dim"]) -> editing.Method:
-    def method(ws: Tensor, index: int, target: float) -> editing.Edit:
-        step = steps[index].to(ws) * (1.0 if target > 0.5 else -1.0)
-        return lambda strength: ws + strength * step
-
-    return method
+        return editing.along(torch.from_numpy(steps)[:, None].expand(-1, self.pipe.generator.num_ws, -1))
