@@ -24,7 +24,7 @@ Inversion and editing methods under one protocol, beside those of the paper and 
 
 ## Send a row
 
-1. Write your method as in README.md, "Your own method": one Python file that calls `register`.
+1. Write your method as in docs/method.md: one Python file that calls `register`.
 2. `stx score mine.py --scale evidence --out runs/score/mine` (hours; `--scale quick` shows in minutes that it runs).
 3. Open a pull request that adds the file as `figures/leaderboard/NAME.py` and the folder's `score_*.csv` and \
 `score_*.json` as `figures/leaderboard/NAME/`. Say what it was trained on. Rows count that come from a commit without \
