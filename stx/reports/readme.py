@@ -130,7 +130,7 @@ def _inversions(figures: Path) -> str:
 def _label_edits(figures: Path) -> str:
     table = _read(figures, "06_landing").set_index(["method", "way"])
     rows = []
-    for method in table.index.get_level_values("method").unique().drop("unedited"):
+    for method in table.index.get_level_values("method").unique().drop("first order, 16"):
         add, remove = table.loc[(method, "add")], table.loc[(method, "remove")]
         shown = [f"{number(add['shown'], '.0%')} ({_ends(add, 'shown', '.0%', '–')})", number(remove["shown"], ".0%")]
         others = [number(way["others right"], ".0%") for way in (add, remove)]

@@ -29,7 +29,7 @@ SIZES = {  # notebook -> parameter -> its size at each of SCALES
         "sampled": (120, 2048, 8192),
     },
     "05_latent_classifier": {"count": (24, 1024, 2048), "trainings": (1, 1, 3)},
-    "06_label_editing": {"count": (12, 48, 512), "pictures": (1, 6, 128), "drawn": (0, 0, 160)},
+    "06_label_editing": {"count": (12, 48, 512), "pictures": (1, 6, 64), "drawn": (0, 0, 160)},
     "07_reference_editing": {
         "count": (48, 512, 2048),
         "codes": (32, 1024, 8192),
