@@ -92,10 +92,10 @@ def edits(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores:
     codes = functools.cache(partial(quality.sampled_codes, pipe, classifier, sizes["sampled"], seed=seed))
     methods = editing.Methods(pipe, net, codes, seed=seed)
     tried = [name for name in (PLAIN, "matched pairs", *EDITORS) if name in methods]
-    (cases, starts), others = (
-        (cases := landing.cases_of(pipe, split, sizes[of], seed=seed), landing.starts_of(pipe, split, cases))
-        for split, of in (("test", "pictures"), ("val", "tried"))
-    )
+    cases = landing.cases_of(pipe, "test", sizes["pictures"], seed=seed)
+    starts = landing.starts_of(pipe, "test", cases)
+    small = landing.cases_of(pipe, "val", sizes["tried"], seed=seed)
+    others = small, landing.starts_of(pipe, "val", small)
     truth = landing.distance_to_truth(pipe, starts, cases.truth())
     added = np.flatnonzero(cases.target == 1)
     chosen = added[:: max(len(added) // SHOWN_PICTURES, 1)][:SHOWN_PICTURES]

@@ -178,7 +178,7 @@ def _with_verdicts(lines: pd.DataFrame) -> pd.DataFrame:
     """Comparisons, above those of each claim its own row."""
     parts = [part for _, part in lines.groupby(["notebook", "claim"], sort=False)]
     one_sided = [_one_sided(part["difference"].to_numpy(), part["p"].to_numpy()) for part in parts]
-    family = resampling.holm(np.array([min(2 * min(sides), 1.0) for sides in one_sided], float))
+    family = resampling.holm(np.array([min(2 * min(sides), 1) for sides in one_sided], float))
     rows = []
     for part, sides, p in zip(parts, one_sided, family, strict=True):
         first = part.iloc[[0]][["claim", "paper", "notebook"]]

@@ -20,6 +20,14 @@ def test_reads_what_was_saved(tmp_path, picture):
     np.testing.assert_array_equal(images.read_image(tmp_path / "new" / "a.png"), picture)
 
 
+def test_pictures_of_one_name_in_two_folders_stay_apart(tmp_path, picture):
+    for place in ("one/a.png", "two/a.png"):
+        images.save_image(picture, tmp_path / place)
+    data = datasets.load("avatars").test(pictures=tmp_path)
+    assert list(data.names) == ["one/a.png", "two/a.png"]
+    assert list(datasets.load("avatars").test(pictures=tmp_path / "two" / "a.png").names) == ["a.png"]
+
+
 def test_tensor_round_trip_is_exact():
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     tensor = images.to_tensor(levels)
