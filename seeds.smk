@@ -75,20 +75,25 @@ rule train:
         " --out {RUNS:q}/{wildcards.seed}/compared"
 
 
-# What each training ended with, and by how much its last tenth still helped: flat is less than 2 %
+# What the search found, what each training ended with, and by how much its last tenth still helped: flat is less than 2 %
 rule table:
     input:
         logs=expand(RUNS + "/{seed}/compared/{method}/log.csv", seed=SEEDS, method=METHODS),
         rates=expand(RUNS + "/rates/{method}.txt", method=METHODS),
+        searches=expand(RUNS + "/search/{rate}/compared/{method}/log.csv", rate=RATES, method=METHODS),
     output:
         table=RUNS + "/trainings.csv",
     run:
+        def ended(home, method):
+            log = pd.read_csv(f"{RUNS}/{home}/compared/{method}/log.csv")
+            return log["val_loss"].dropna().iloc[-1], log["step"].max(), last_tenth(log)
+
         rows = []
         for seed in SEEDS:
             for method in METHODS:
-                log = pd.read_csv(f"{RUNS}/{seed}/compared/{method}/log.csv")
                 rate = Path(f"{RUNS}/rates/{method}.txt").read_text()
-                loss = log["val_loss"].dropna().iloc[-1]
-                rows.append([method, seed, rate, " ".join(RATES), log["step"].max(), loss, last_tenth(log)])
-        columns = ["method", "training seed", "rate", "rates tried", "updates", "validation loss", "gain of the last tenth"]
+                searched = [ended(f"search/{tried}", method)[0] for tried in RATES]
+                rows.append([method, seed, *searched, rate, *ended(seed, method)])
+        found = [f"loss after {SEARCH} at {rate}" for rate in RATES]
+        columns = ["method", "training seed", *found, "rate", "validation loss", "updates", "gain of the last tenth"]
         pd.DataFrame(rows, columns=columns).to_csv(output.table, index=False)

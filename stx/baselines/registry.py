@@ -42,7 +42,8 @@ class EncoderSizes:
 class Method:
     """title: as tables have it; network: an `Encoder`, with options for its `for_generator`; extras: by name.
 
-    claim: what the paper says of it beside the Style Transformer, in our words ("" where it says nothing).
+    claim: what the paper says of it beside the Style Transformer, in our words ("" where it says nothing). lr: of the
+    training that is compared, by default the rate that was best for most methods (`make seeds` searches for it).
     """
 
     title: str
@@ -50,6 +51,7 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
     claim: str = ""
+    lr: float = 4e-3
 
 
 REFINES, GROWS = {"head": "last map", "in_channels": 6}, {"progressive": True}

@@ -33,9 +33,12 @@ from stx.inversion import InversionLoss
 from stx.perception.irse import IR_SE50
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Pipeline
+from stx.recipes.encoders import last_tenth
+from stx.reports.figures import read_table
 from stx.runtime import batches, progress, quiet
 from stx.stylegan2.networks import Generator
 
+OURS, LONGER = "style_transformer", "trained_longer"  # methods that others are held against
 ENCODE_BATCH, SEARCH_BATCH = 64, 16  # pictures at a time
 COUNTED_STEPS = 5  # of a search, by which its cost is told
 PUBLISHED = ("style_transformer", "psp", "e4e", "restyle_psp", "restyle_e4e", "restyle_style_transformer")
@@ -108,6 +111,14 @@ def encoders(pipe: Pipeline, folders: dict[str, str]) -> dict[str, Inverter]:
     return made
 
 
+def longer(pipe: Pipeline) -> dict[str, Inverter]:
+    """The domain's Style Transformer that is no part of the comparison, since it was trained longer; {} without one."""
+    if not ((pipe.folder / COMPARED).is_dir() and (pipe.folder / OURS / "config.json").is_file()):
+        return {}
+    found = encoders(pipe, {OURS: OURS})[OURS]
+    return {LONGER: replace(found, title=f"{found.title} (trained longer)")}
+
+
 def searches(
     pipe: Pipeline, *, steps: int = 300, snapshots: Sequence[int] = (), idinvert: Encoder | None = None, seed: int = 0
 ) -> dict[str, Inverter]:
@@ -152,7 +163,7 @@ def family(name: str, method: Inverter) -> str:
         return "refinement"
     if method.title.startswith("Style Transformer,"):
         return "its ablations"
-    return "Style Transformer" if name == "style_transformer" else "other encoders"
+    return "Style Transformer" if name in (OURS, LONGER) else "other encoders"
 
 
 def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Result:
@@ -333,6 +344,27 @@ def differences(tables: dict[str, pd.DataFrame], ours: str, titles: dict[str, st
         for training, gap in (other - own).dropna(axis=1, how="all").items():
             rows.append([titles[name], metric, training, gap.mean(), gap.sem(), gap.count()])
     return pd.DataFrame(rows, columns=["method", "metric", "training", "difference", "standard error", "pictures"])
+
+
+def budgets(pipe: Pipeline, homes: Sequence[str | Path]) -> pd.DataFrame:
+    """What the trainings of encoders were given and where they ended: a row each, those of `homes` being 0, 1, ...
+
+    homes: folders as `names` reads them. NaN where an encoder's notes and log do not tell. "still gained": by
+    which share the loss fell in the last tenth of the updates (`stx.recipes.encoders.last_tenth`). Raises
+    `WeightsError` for a folder without encoders.
+    """
+    rows = []
+    for number, home in enumerate(homes):
+        for name, folder in names(pipe.domain.name, home).items():
+            place = Path(home) / folder
+            notes = weights.read_config(place).get("notes") or {}
+            given = notes.get("parameters") or {}
+            log = read_table(place / "log.csv", numbers=["step"]) if (place / "log.csv").is_file() else pd.DataFrame()
+            losses = log.get("val_loss", pd.Series(dtype=float)).dropna()
+            ended = [losses.iloc[-1] if len(losses) else np.nan, last_tenth(log)]
+            rows.append([METHODS[name].title, number, given.get("lr"), notes.get("steps"), given.get("batch"), *ended])
+    heads = ["method", "training", "rate", "updates", "batch", "validation loss", "still gained"]
+    return pd.DataFrame(rows, columns=heads)
 
 
 def published_sizes(*, size: int = 1024, side: int = 256) -> pd.DataFrame:

@@ -7,7 +7,7 @@ strength that is best for it on other pictures. What a method does wrong is told
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stx import resampling
-from stx.baselines.registry import COMPARED, EDITORS, INVERTERS, METHODS
+from stx.baselines.registry import EDITORS, INVERTERS, METHODS
 from stx.domains import images
 from stx.domains.splits import Dataset
 from stx.evaluation import editing, inversions, landing, quality
@@ -62,9 +62,7 @@ def inversion(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores
         for name in METHODS
         if name not in methods and not _of_stx(name)
     ]
-    if (pipe.folder / COMPARED).is_dir() and (pipe.folder / "style_transformer").is_dir():
-        shipped = inversions.encoders(pipe, {"style_transformer": "style_transformer"})["style_transformer"]
-        methods["shipped"] = replace(shipped, title=f"{OURS}, trained longer")
+    methods |= inversions.longer(pipe)
     for name, make in INVERTERS.items():
         made = _tried(scores, name, lambda make=make: make(pipe))
         if made is not None:

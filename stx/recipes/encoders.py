@@ -65,12 +65,14 @@ def encoder_recipe(domain: Domain, generator: Generator, **changes) -> EncoderRe
 def compared_recipe(domain: Domain, generator: Generator, **changes) -> EncoderRecipe:
     """The sizes and the budget of the table of encoders: all can be trained in hours and kept; `changes` win.
 
-    Inside pSp's heads and the feed-forward blocks they are narrower than published: over codes of 256 the encoders have
-    1.8 to 3.4 million parameters, where pSp would have twenty.
+    The rate is the method's own (`stx.baselines.registry.Method`). Inside pSp's heads and the feed-forward blocks they
+    are narrower than published: over codes of 256 the encoders have 1.8 to 3.4 million parameters, where pSp would have
+    twenty.
     """
     w = generator.w_dim
     sizes = {"widths": (w // 16, w // 8, w // 4, w), "units": (1, 1, 1, 1), "hidden": w // 4}
-    return encoder_recipe(domain, generator, **{"steps": 1500, "batch": 8, "lr_decay": 0.5} | sizes | changes)
+    budget = {"steps": 1500, "batch": 8, "lr": METHODS[changes.get("method", EncoderRecipe.method)].lr, "lr_decay": 0.5}
+    return encoder_recipe(domain, generator, **budget | sizes | changes)
 
 
 @plainly

@@ -243,6 +243,8 @@ def test_seeds_are_trained_at_the_best_rate_of_a_search(tmp_path):
     table = pd.read_csv(tmp_path / "trainings.csv", dtype=str)
     assert list(table["method"]) == ["one_stage"]
     assert table["rate"][0] == (tmp_path / "rates" / "one_stage.txt").read_text() and table["updates"][0] == "2"
+    searched = [float(table[f"loss after 1 at {rate}"][0]) for rate in ("1e-3", "5e-4")]
+    assert table["rate"][0] == ("1e-3", "5e-4")[int(np.argmin(searched))]
     assert names("avatars", tmp_path / "1") == {"one_stage": "compared/one_stage"}
 
 

@@ -208,6 +208,28 @@ def test_known_pictures_are_not_looked_at_again(pipe):
     assert all(np.array_equal(a, b) for a, b in zip(same["inverted"], sets["inverted"], strict=True))
 
 
+def test_a_network_that_was_trained_longer_is_no_part_of_the_comparison(pipe):
+    assert inversions.longer(pipe) == {}
+    weights.save(pipe.network("psp"), pipe.folder / "style_transformer")
+    found = inversions.longer(pipe)["trained_longer"]
+    assert found.title == "Style Transformer (trained longer)" and found.net.num_ws == pipe.generator.num_ws
+    assert inversions.family("trained_longer", found) == "Style Transformer"
+
+
+def test_what_trainings_were_given(pipe, tmp_path):
+    """Training 0 tells its rate and its log, training 1 has neither."""
+    steps = np.arange(1, 101)
+    log = pd.DataFrame(
+        {"step": steps, "loss": np.where(steps > 90, 0.75, 1.0), "val_loss": np.where(steps % 50, np.nan, 3)}
+    )
+    notes = {"parameters": {"lr": 0.25, "batch": 8}}
+    weights.ship(pipe.network("psp"), tmp_path / "0" / "compared" / "psp", log, notes)
+    weights.save(pipe.network("psp"), tmp_path / "1" / "compared" / "psp")
+    first, second = inversions.budgets(pipe, [tmp_path / "0", tmp_path / "1"]).itertuples(index=False)
+    assert tuple(first) == ("pSp", 0, 0.25, 100, 8, 3, 0.25)
+    assert second[:2] == ("pSp", 1) and all(pd.isna(told) for told in second[2:])
+
+
 def test_a_network_that_is_missing_is_named(pipe):
     assert isinstance(pipe.network("psp"), StyleTransformer)
     assert pipe.identity() is None

@@ -109,7 +109,7 @@ def test_an_inverter_of_a_stranger(tmp_path, capsys):
     assert mine["low"] <= mine["value"] <= mine["high"]
     assert mine["value"] - ours["value"] == pytest.approx(mine["gap"])
     assert mine["pictures"] == 12
-    assert ("Style Transformer, trained longer", "L2") in table.index
+    assert ("Style Transformer (trained longer)", "L2") in table.index
     text = (tmp_path / "out" / "LEADERBOARD.md").read_text()
     assert "| **shrunk codes** " in text and "## Send a row" in text and "at smoke scale" in text
     page = (tmp_path / "out" / "index.md").read_text()
