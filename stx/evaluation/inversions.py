@@ -180,14 +180,10 @@ def run_all(inverter: Inverter, pipe: Pipeline, data: Dataset, count: int) -> Re
 
 @dataclass(frozen=True)
 class Measured:
-    """What methods made of a data set, by method: results, distances by picture; `sets` by the number of pictures.
-
-    summary: the table of all, as `summarise` has it.
-    """
+    """What methods made of a data set, by method: results and distances by picture; the table of all (`summarise`)."""
 
     results: dict[str, Result]
     tables: dict[str, pd.DataFrame]
-    sets: dict[int, dict[str, list[np.ndarray]]]
     summary: pd.DataFrame
 
 
@@ -215,7 +211,7 @@ def measure_all(
             spent = cost(method, pipe, data.batch([0]))
             rows.append(summarise(method.title, tables[name], sets, spent, few=searches, **resampled))
         known[count] = sets
-    return Measured(results, tables, known, pd.concat(rows, ignore_index=True))
+    return Measured(results, tables, pd.concat(rows, ignore_index=True))
 
 
 def pictures_drawn(name: str, method: Inverter) -> int:
@@ -306,19 +302,18 @@ def by_training(
     data: Dataset,
     tables: dict[str, pd.DataFrame],
     folders: Sequence[str | Path],
-    known: dict[str, list[np.ndarray]] | None,
 ) -> dict[str, pd.DataFrame]:
     """`tables` of encoders by method as training 0, and below them those of the same methods in `folders` as 1, 2, ...
 
-    Each folder is one that `names` reads, such as `make seeds` makes. known: as `quality.measure` has it. Raises
-    `WeightsError` for a folder without encoders.
+    Each folder is one that `names` reads, such as `make seeds` makes. Raises `WeightsError` for a folder without
+    encoders.
     """
     found = {name: [table.assign(training=0)] for name, table in tables.items()}
     for number, home in enumerate(folders, 1):
         where = {name: str(Path(home).resolve() / folder) for name, folder in names(pipe.domain.name, home).items()}
         for name, method in encoders(pipe, {name: where[name] for name in where if name in tables}).items():
             pictures = run_all(method, pipe, data, len(tables[name])).pictures
-            table, _ = quality.measure(pipe, data, pictures, known=known)
+            table = quality.per_picture(pipe, data, pictures)
             found[name].append(table.assign(training=number))
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 

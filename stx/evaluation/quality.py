@@ -72,24 +72,16 @@ def as_files(pipe: Pipeline, codes: Codes) -> UInt8[np.ndarray, "n h w 3"]:
 
 
 @torch.no_grad()
-def measure(
-    pipe: Pipeline,
-    data: Dataset,
-    inverted: UInt8[np.ndarray, "n h w 3"],
-    *,
-    identity_nets: Sequence[nn.Module] = (),
-    known: dict[str, list[np.ndarray]] | None = None,
-) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
-    """The first pictures of `data` against their inversions (8 bits, as files), and what the distances of sets need.
+def per_picture(
+    pipe: Pipeline, data: Dataset, inverted: UInt8[np.ndarray, "n h w 3"], *, identity_nets: Sequence[nn.Module] = ()
+) -> pd.DataFrame:
+    """The first pictures of `data` against their inversions (8 bits, as files): a row each.
 
-    Returns a table with a row per picture (name, L2, LPIPS-Alex, ID, MS-SSIM) and the VGG16 features and patch
-    projections of real and inverted pictures.
-    identity_nets: more identity networks beside the domain's own; each has a column of its `metric` name. known: sets
-    of an earlier call for as many of the same pictures, whose real side is taken over.
+    Columns: picture (its name), L2, LPIPS-Alex, ID where the domain has an identity network, a column for each of
+    `identity_nets` by its `metric` name, MS-SSIM.
     """
-    alex, vgg, own = load_lpips("alex", pipe.device), load_lpips("vgg", pipe.device), pipe.identity()
+    alex, own, rows = load_lpips("alex", pipe.device), pipe.identity(), []
     identity_nets = [*([own] if own is not None else []), *identity_nets]
-    rows, sets = [], {"real": [], "inverted": [], "real_patches": [], "inverted_patches": []}
     for part in progress(batches(len(inverted), MEASURE_BATCH), desc="measuring", unit="batch"):
         real = data.batch(part).to(pipe.device)
         again = images.to_tensor(inverted[part.start : part.stop]).to(pipe.device)
@@ -101,14 +93,35 @@ def measure(
         }
         numbers = {name: value.cpu().numpy() for name, value in scores.items()}
         rows.append(pd.DataFrame({"picture": [data.names[j] for j in part]} | numbers))
+    return pd.concat(rows, ignore_index=True)
+
+
+@torch.no_grad()
+def measure(
+    pipe: Pipeline,
+    data: Dataset,
+    inverted: UInt8[np.ndarray, "n h w 3"],
+    *,
+    identity_nets: Sequence[nn.Module] = (),
+    known: dict[str, list[np.ndarray]] | None = None,
+) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
+    """The table of `per_picture`, and what distances of sets need: VGG16 features and patch projections of both sides.
+
+    known: the latter of an earlier call for as many of the same pictures, whose real side is taken over.
+    """
+    table = per_picture(pipe, data, inverted, identity_nets=identity_nets)
+    vgg, sets = load_lpips("vgg", pipe.device), {"real": [], "inverted": [], "real_patches": [], "inverted_patches": []}
+    for part in progress(batches(len(inverted), MEASURE_BATCH), desc="features of sets", unit="batch"):
+        again = images.to_tensor(inverted[part.start : part.stop]).to(pipe.device)
         sets["inverted"].append(vgg16_features(vgg, again).cpu().double().numpy())
         sets["inverted_patches"].append(metrics.swd_projections(again))
         if known is None:
+            real = data.batch(part).to(pipe.device)
             sets["real"].append(real_features(vgg, real).astype(np.float64))
             sets["real_patches"].append(metrics.swd_projections(real))
     if known is not None:
         sets |= {name: known[name] for name in ("real", "real_patches")}
-    return pd.concat(rows, ignore_index=True), sets
+    return table, sets
 
 
 def summarise(

@@ -152,7 +152,7 @@ def _inverted(
         raise EditError(
             f"gave pictures {list(found.pictures.shape)} for {count} of {list(test.uint8([0]).shape[1:3])} px"
         )
-    return quality.measure(pipe, test, found.pictures)[0], found.pictures
+    return quality.per_picture(pipe, test, found.pictures), found.pictures
 
 
 def _check(codes: object, shape: tuple[int, ...]) -> None:
