@@ -94,8 +94,8 @@ def evidence(
 ) -> list[claims.Evidence]:
     """What the methods' papers claim, as comparisons with codes alone and with each other, of methods that are there.
 
-    tables: of inversions, by method, as `quality.per_picture` gives; landed: of edits, as `landing.landed`. "As often" is
-    by at most `LESS` less often.
+    tables: of inversions, by method, as `quality.per_picture` gives; landed: of edits, as `landing.landed`. "As often"
+    is by at most `LESS` less often.
     """
     made = []
     for other, than, claim, where in LOWER:
