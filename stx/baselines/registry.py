@@ -62,8 +62,10 @@ SELF_ATTENTION = "Self-attention between the queries lowers distortion"
 FREE_TOKENS = "Queries as z through the mapping network have lower distortion than free tokens"
 
 
-def _other(title: str, options: dict | None = None, extras: tuple[str, ...] = (), name: str = "") -> Method:
-    return Method(title, PSP, options or {}, extras, LOWER_DISTORTION.format(name or title))
+def _other(
+    title: str, options: dict | None = None, extras: tuple[str, ...] = (), name: str = "", lr: float = Method.lr
+) -> Method:
+    return Method(title, PSP, options or {}, extras, LOWER_DISTORTION.format(name or title), lr)
 
 
 def _ablation(title: str, options: dict, claim: str) -> Method:
@@ -75,9 +77,9 @@ METHODS = {
     "psp": _other("pSp"),
     "e4e": _other("e4e", GROWS, E4E_EXTRAS),
     "restyle_psp": _other("ReStyle (pSp)", REFINES),
-    "restyle_e4e": _other("ReStyle (e4e)", REFINES | GROWS, E4E_EXTRAS),
+    "restyle_e4e": _other("ReStyle (e4e)", REFINES | GROWS, E4E_EXTRAS, lr=2e-3),
     "restyle_style_transformer": Method("ReStyle (Style Transformer)", StyleTransformer, {"in_channels": 6}),
-    "idinvert": _other("IDInvert encoder", {"head": "W+"}, ("image",), "IDInvert's encoder"),
+    "idinvert": _other("IDInvert encoder", {"head": "W+"}, ("image",), "IDInvert's encoder", lr=1e-3),
     "one_stage": _ablation("coarse only", {"stages": 1}, FEWER_STAGES),
     "two_stages": _ablation("coarse and medium", {"stages": 2}, FEWER_STAGES),
     "no_self_attention": _ablation("no self-attention", {"self_attention": False}, SELF_ATTENTION),

@@ -234,6 +234,15 @@ def test_the_rate_that_ends_lowest_and_when_a_training_is_flat():
     assert last_tenth(falling.assign(loss=2.0)) == 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_shipped_encoders_are_those_that_are_trained_now(world, generator, method):
+    recipe = recipes.compared_recipe(world, generator, method=method)
+    given = weights.read_config(ROOT / "data" / "avatars" / "compared" / method)["notes"]["parameters"]
+    assert {name: given[name] for name in ("steps", "batch", "lr", "seed")} == {
+        name: getattr(recipe, name) for name in ("steps", "batch", "lr", "seed")
+    }
+
+
 @pytest.mark.release
 def test_seeds_are_trained_at_the_best_rate_of_a_search(tmp_path):
     command = [sys.executable, "-m", "snakemake", "-s", "seeds.smk", "--cores", "1", "--nolock", "--config"]

@@ -161,22 +161,6 @@ UNCLEAN = {
     "discriminator",
     "generator",
     "style_transformer",
-    *(
-        f"compared/{name}"
-        for name in (
-            "e4e",
-            "free_tokens",
-            "idinvert",
-            "no_self_attention",
-            "one_stage",
-            "psp",
-            "restyle_e4e",
-            "restyle_psp",
-            "restyle_style_transformer",
-            "style_transformer",
-            "two_stages",
-        )
-    ),
 }
 
 
