@@ -1,8 +1,8 @@
 """Is a run what is committed: every number of its tables beside that of another folder, and the verdicts of claims.
 
 A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
-depend on the machine and are left out, as are the ends of intervals, tables of single pictures, and tables that were
-made with other parameters (which the result names). At another scale (`stx.reports.scales`) a number agrees when the
+depend on the machine and are left out, as are the ends of intervals, tables of single pictures, trainings that the run
+does not have, and tables that were made with other parameters (which the result names). At another scale (`stx.reports.scales`) a number agrees when the
 two intervals meet; numbers without one, and those that rise with fewer pictures, are left out; verdicts agree there
 unless they contradict each other.
 """
@@ -70,6 +70,8 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     alike, as_many = _alike(run / name, committed / name)
     if "picture" in there or not alike:
         return pd.DataFrame()
+    if "training" in there and "training" in here:  # `make seeds` takes hours: a run may lack its other trainings
+        there = there[there["training"].isin(here["training"])]
     numeric = [column for column in there.select_dtypes("number") if not TIMED.search(column)]
     words = [column for column in there.columns if column not in there.select_dtypes("number") and column in here]
     here = here.assign(**{column: pd.to_numeric(here[column], errors="coerce") for column in numeric if column in here})

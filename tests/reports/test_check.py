@@ -61,6 +61,19 @@ def test_what_differs_is_counted(folders, table, agreed, capsys):
     assert capsys.readouterr().out.count("differs: ") == 4 - agreed
 
 
+def test_trainings_that_a_run_lacks_are_left_out(folders):
+    """The committed table has three trainings of two methods; the run has the first, of which one number differs."""
+    run, committed = folders
+    rows = [
+        [name, training, loss + training] for name in ("pSp", "e4e") for training, loss in enumerate((0.5, 0.7, 0.2))
+    ]
+    table = pd.DataFrame(rows, columns=["method", "training", "loss"])
+    write(committed, "04_budgets", table)
+    write(run, "04_budgets", table[table["training"] == 0].assign(loss=[0.5, 0.6]))
+    numbers = check.compare(run, committed)[0].query("table == '04_budgets' and column == 'loss'")
+    assert numbers[["row", "agrees"]].to_numpy().tolist() == [["pSp", True], ["e4e", False]]
+
+
 def test_another_verdict_is_told(folders, capsys):
     run, committed = folders
     claims.save([claim(0.05)], run, figures.provenance(notebook="03"))
