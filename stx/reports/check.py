@@ -2,9 +2,9 @@
 
 A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
 depend on the machine and are left out, as are the ends of intervals, tables of single pictures, trainings that the run
-does not have, and tables that were made with other parameters (which the result names). At another scale (`stx.reports.scales`) a number agrees when the
-two intervals meet; numbers without one, and those that rise with fewer pictures, are left out; verdicts agree there
-unless they contradict each other.
+does not have, and tables that were made with other parameters (which the result names). At another scale
+(`stx.reports.scales`) a number agrees when the two intervals meet; numbers without one, and those that rise with fewer
+pictures, are left out; verdicts agree there unless they contradict each other.
 """
 
 import json
