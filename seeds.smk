@@ -14,7 +14,7 @@ from stx.baselines.registry import METHODS as ENCODERS
 from stx.checkpoints.weights import read_config
 from stx.domains import datasets
 from stx.files.places import data_dir
-from stx.recipes.encoders import best_rate, last_tenth
+from stx.recipes.encoders import best_rate, ended
 
 DOMAIN = str(config.get("domain", "avatars"))
 NAME = datasets.short_name(DOMAIN)
@@ -84,16 +84,15 @@ rule table:
     output:
         table=RUNS + "/trainings.csv",
     run:
-        def ended(home, method):
-            log = pd.read_csv(f"{RUNS}/{home}/compared/{method}/log.csv")
-            return log["val_loss"].dropna().iloc[-1], log["step"].max(), last_tenth(log)
+        def log(home, method):
+            return pd.read_csv(f"{RUNS}/{home}/compared/{method}/log.csv")
 
         rows = []
         for seed in SEEDS:
             for method in METHODS:
                 rate = Path(f"{RUNS}/rates/{method}.txt").read_text()
-                searched = [ended(f"search/{tried}", method)[0] for tried in RATES]
-                rows.append([method, seed, *searched, rate, *ended(seed, method)])
+                searched = [ended(log(f"search/{tried}", method))[0] for tried in RATES]
+                rows.append([method, seed, *searched, rate, log(seed, method)["step"].max(), *ended(log(seed, method))])
         found = [f"loss after {SEARCH} at {rate}" for rate in RATES]
-        columns = ["method", "training seed", *found, "rate", "validation loss", "updates", "gain of the last tenth"]
+        columns = ["method", "training seed", *found, "rate", "updates", "validation loss", "gain of the last tenth"]
         pd.DataFrame(rows, columns=columns).to_csv(output.table, index=False)

@@ -1,5 +1,6 @@
 """The repository's own promises: environment, file tree, data table, flat package."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from stx import cli  # noqa: F401 - adds the commands
+from stx import cli, recipes  # cli adds the commands
 from stx.baselines.registry import METHODS
 from stx.cli.words import commands as words_of_stx
 from stx.domains import avatars, images, styles
@@ -199,6 +200,16 @@ def test_notebook_parameters_are_typed_and_explained(path):
     text = path.read_text()
     for name in notebooks.parameters(path):
         assert re.search(rf"\b{name}: (int|float|str|bool) = [^#]+  # \w", text), name
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("01_generator", recipes.GeneratorRecipe), ("02_train_inversion", recipes.EncoderRecipe)]
+)
+def test_parameters_of_trainings_begin_as_their_recipes(name, recipe):
+    given = notebooks.parameters(ROOT / "notebooks" / f"{name}.ipynb")
+    shared = {field.name: field.default for field in dataclasses.fields(recipe) if field.name in given}
+    assert {"steps", "batch", "lr"} <= shared.keys()
+    assert {parameter: given[parameter] for parameter in shared} == shared
 
 
 def without_places(text: str) -> str:

@@ -33,12 +33,12 @@ from stx.inversion import InversionLoss
 from stx.perception.irse import IR_SE50
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Pipeline
-from stx.recipes.encoders import last_tenth
+from stx.recipes.encoders import ended
 from stx.reports.figures import read_table
 from stx.runtime import batches, progress, quiet
 from stx.stylegan2.networks import Generator
 
-OURS, LONGER = "style_transformer", "trained_longer"  # methods that others are held against
+OURS, LONGER = "style_transformer", "trained_longer"  # with the budget of all, and with more
 ENCODE_BATCH, SEARCH_BATCH = 64, 16  # pictures at a time
 COUNTED_STEPS = 5  # of a search, by which its cost is told
 PUBLISHED = ("style_transformer", "psp", "e4e", "restyle_psp", "restyle_e4e", "restyle_style_transformer")
@@ -355,9 +355,8 @@ def budgets(pipe: Pipeline, homes: Sequence[str | Path]) -> pd.DataFrame:
             notes = weights.read_config(place).get("notes") or {}
             given = notes.get("parameters") or {}
             log = read_table(place / "log.csv", numbers=["step"]) if (place / "log.csv").is_file() else pd.DataFrame()
-            losses = log.get("val_loss", pd.Series(dtype=float)).dropna()
-            ended = [losses.iloc[-1] if len(losses) else np.nan, last_tenth(log)]
-            rows.append([METHODS[name].title, number, given.get("lr"), notes.get("steps"), given.get("batch"), *ended])
+            told = given.get("lr"), notes.get("steps"), given.get("batch")
+            rows.append([METHODS[name].title, number, *told, *ended(log)])
     heads = ["method", "training", "rate", "updates", "batch", "validation loss", "still gained"]
     return pd.DataFrame(rows, columns=heads)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import isnan
 from pathlib import Path
 
 import pandas as pd
@@ -122,10 +123,16 @@ def train_encoder(
 
 def best_rate(logs: Mapping[str, pd.DataFrame]) -> str:
     """The rate whose training, by its log, ended with the least validation loss. Raises `TrainingError` without one."""
-    ends = {rate: log["val_loss"].dropna().iloc[-1] for rate, log in logs.items() if log["val_loss"].notna().any()}
+    ends = {rate: loss for rate, log in logs.items() if not isnan(loss := ended(log)[0])}
     if not ends:
         raise TrainingError(f"no validation loss at the rates {', '.join(logs)}: train for more updates")
     return min(ends, key=ends.get)
+
+
+def ended(log: pd.DataFrame) -> tuple[float, float]:
+    """The last validation loss of a training, by its log, and `last_tenth`; NaN where the log has none."""
+    losses = log.get("val_loss", pd.Series(dtype=float)).dropna()
+    return losses.iloc[-1] if len(losses) else float("nan"), last_tenth(log)
 
 
 def last_tenth(log: pd.DataFrame) -> float:
