@@ -3,13 +3,17 @@
 A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
 depend on the machine and are left out, as are the ends of intervals, tables of single pictures, trainings that the run
 does not have, and tables that were made with other parameters (which the result names). At another scale
-(`stx.reports.scales`) a number agrees when the two intervals meet; numbers without one, and those that rise with fewer
-pictures, are left out; verdicts agree there unless they contradict each other.
+(`stx.reports.scales`) both numbers are uncertain, and of a thousand some intervals miss each other by chance: a number
+agrees when the gap is no more than both intervals allow at 0.05 over all such numbers (Bonferroni). Numbers with no
+interval, or one of no width, and those that rise with fewer pictures, are left out there; verdicts agree unless they
+contradict each other.
 """
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -18,6 +22,7 @@ from stx.files.errors import InputError
 from stx.reports import scales
 from stx.reports.figures import read_table
 
+LEVEL = NormalDist().inv_cdf(0.975)  # standard errors in half of a 95 % interval
 SAME_RTOL = 2e-3  # relative: processors and releases of torch round in other ways
 TIMED = re.compile(r"(?:^|[ ,(])(?:s|ms|seconds?|GiB)\b|times faster|per s\b|share of a matrix product")
 ENDS = ("low", "high")
@@ -37,7 +42,9 @@ def compare(run: str | Path, committed: str | Path) -> tuple[pd.DataFrame, pd.Da
     numbers = pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else None
     if numbers is None:
         raise InputError(f"{run}: no table that is in {committed} too, made with the same parameters")
-    return numbers, _verdicts(run, committed)
+    gaps = numbers.pop("gap")
+    largest = NormalDist().inv_cdf(1 - 0.05 / 2 / max(gaps.count(), 1))
+    return numbers.assign(agrees=numbers["agrees"] | (gaps <= largest)), _verdicts(run, committed)
 
 
 def unlike(run: str | Path, committed: str | Path) -> list[str]:
@@ -89,16 +96,34 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
         now = here[column].to_numpy(float) if column in here else np.full(len(there), np.nan)
         low, high = (_end(here, column, end) for end in ENDS)
         inside = (low <= was) & (was <= high) & np.isfinite(now)
-        chosen = ~timed.to_numpy()
+        chosen, gap = ~timed.to_numpy(), np.full(len(there), np.nan)
         if not as_many:
-            least, most = (_end(there, column, end) for end in ENDS)
-            inside = (low <= most) & (least <= high)
+            both = (low, high), [_end(there, column, end) for end in ENDS]
+            gap, inside = _gap(now, was, *both), False
             biased = there["row"].str.contains(BIASED).to_numpy() | bool(BIASED.search(column))
-            chosen &= ~biased & np.isfinite(low) & np.isfinite(least)
+            chosen &= ~biased & np.all([high > low for low, high in both], axis=0)
         same = np.isclose(now, was, rtol=SAME_RTOL, atol=1e-9, equal_nan=True) | inside
-        found = {"table": name, "row": there["row"], "column": column, "committed": was, "run": now, "agrees": same}
+        found = {
+            "table": name,
+            "row": there["row"],
+            "column": column,
+            "committed": was,
+            "run": now,
+            "agrees": same,
+            "gap": gap,
+        }
         rows.append(pd.DataFrame(found).reset_index(drop=True)[chosen])
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def _gap(now: np.ndarray, was: np.ndarray, *ends: Sequence[np.ndarray]) -> np.ndarray:
+    """How far two numbers are apart, in standard errors, by the sides of their 95 % intervals that face each other."""
+    sides = [
+        np.where(below, high - value, value - low)
+        for value, (low, high), below in zip((now, was), ends, (now < was, was < now), strict=True)
+    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.abs(now - was) / (np.hypot(*sides) / LEVEL)
 
 
 def _end(table: pd.DataFrame, column: str, end: str) -> np.ndarray:

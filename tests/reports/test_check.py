@@ -130,20 +130,24 @@ def test_tables_of_other_parameters_are_named_and_not_compared(folders):
     assert check.unlike(run, committed) == ["06_shown", "07_reference"]
 
 
-def test_at_another_scale_intervals_must_meet(tmp_path):
-    """1,024 pictures beside 2,048: what has no interval, or falls with more pictures, is left out."""
-    metrics = ["L2", "ID", "MS-SSIM", "FD-VGG16"]
+def test_at_another_scale_both_intervals_count(tmp_path):
+    """1,024 pictures beside 2,048: what has no interval, or falls with more pictures, is left out.
+
+    L2: a gap of .11, where the sides that face each other are .10 and .03 (2.1 standard errors); ID: .2, of .1 and .09
+    (2.9). Of two numbers 2.24 may be by chance.
+    """
+    metrics = ["L2", "ID", "MS-SSIM", "FD-VGG16", "share of all"]
     quick = {
         "metric": metrics,
-        "value": [0.30, 0.9, 0.5, 40.0],
-        "low": [0.2, 0.8, np.nan, 30],
-        "high": [0.4, 1, np.nan, 50],
+        "value": [0.30, 0.9, 0.5, 40.0, 1.0],
+        "low": [0.2, 0.8, np.nan, 30, 1.0],
+        "high": [0.4, 1, np.nan, 50, 1.0],
     }
     more = {
         "metric": metrics,
-        "value": [0.42, 0.7, 0.5, 20.0],
-        "low": [0.39, 0.6, np.nan, 19],
-        "high": [0.45, 0.79, np.nan, 21],
+        "value": [0.41, 0.7, 0.5, 20.0, 0.98],
+        "low": [0.38, 0.6, np.nan, 19, 0.97],
+        "high": [0.44, 0.79, np.nan, 21, 0.99],
     }
     for folder, table, count, scale in (("run", quick, 1024, "quick"), ("committed", more, 2048, "evidence")):
         record = figures.provenance(notebook="03_inversion_quality", count=count, scale=scale, seed=0)
@@ -152,6 +156,19 @@ def test_at_another_scale_intervals_must_meet(tmp_path):
     numbers, _ = check.compare(tmp_path / "run", tmp_path / "committed")
     assert dict(zip(numbers["row"], numbers["agrees"], strict=True)) == {"L2": True, "ID": False}
     assert check.unlike(tmp_path / "run", tmp_path / "committed") == []
+
+
+@pytest.mark.parametrize(("value", "wrong"), [(0.4, 0), (0.9, 1)])
+def test_of_many_numbers_some_intervals_miss_each_other_by_chance(tmp_path, value, wrong):
+    """Three standard errors are nothing among two thousand numbers; eight are."""
+    names = [f"method {n}" for n in range(2000)]
+    for folder, values, count in (("run", [value, *[0.0] * 1999], 1024), ("committed", [0.0] * 2000, 2048)):
+        table = pd.DataFrame({"method": names, "value": values})
+        table = table.assign(low=table["value"] - 0.18, high=table["value"] + 0.18)
+        record = figures.provenance(notebook="03_inversion_quality", count=count)
+        figures.save_table(table, "03_quality", tmp_path / folder, record)
+    numbers, _ = check.compare(tmp_path / "run", tmp_path / "committed")
+    assert (len(numbers), int((~numbers["agrees"]).sum())) == (2000, wrong)
 
 
 def test_other_effort_is_not_compared(tmp_path):
