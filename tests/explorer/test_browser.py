@@ -126,7 +126,7 @@ def opened(browser, tmp_path_factory):
 def tab(opened):
     """The page, with the first test picture and no edits."""
     tab = opened[0]
-    tab.set_viewport_size({"width": 1280, "height": 800})
+    resize(tab, 1280, 800)
     tab.get_by_role("radio", name="Test pictures").check()
     number = tab.get_by_role("spinbutton", name=re.compile("^Number of the picture"))
     number.fill("0")
@@ -148,7 +148,9 @@ def wait_for(tab, part: str) -> None:
 
 
 def wait_until_edit(tab, alt: str) -> None:
+    """The picture is there, and the controls have followed it."""
     tab.wait_for_function("a => document.querySelector('.edit img').alt == a", arg=alt)
+    wait_until_still(tab)
 
 
 def wait_for_another_edit(tab, alt: str) -> None:
@@ -167,8 +169,9 @@ def wait_until_said(tab, part: str) -> None:
 def pixels_of(tab, kind: str = "edit") -> np.ndarray:
     """The pixels that an image element holds, `[h, w, 3]`."""
     data = tab.evaluate(
-        """kind => {
+        """async kind => {
           const image = document.querySelector(`.${kind} img`), canvas = document.createElement("canvas");
+          await image.decode();
           [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
           canvas.getContext("2d").drawImage(image, 0, 0);
           return canvas.toDataURL();
@@ -188,6 +191,13 @@ def drag_by_keyboard(tab, attribute: str, presses: int) -> None:
     handle.focus()
     for _ in range(presses):
         handle.press("ArrowRight")
+
+
+def resize(tab, width: int, height: int) -> None:
+    """The window of another size, and everything laid out in it."""
+    tab.set_viewport_size({"width": width, "height": height})
+    tab.wait_for_function("([w, h]) => innerWidth === w && innerHeight === h", arg=[width, height])
+    tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def upload(tab, path: Path, content: bytes) -> None:
@@ -278,7 +288,7 @@ def test_everything_has_a_name(tab):
 @pytest.mark.parametrize("size", [(390, 844), (1280, 800), (1920, 1080), (640, 400), (844, 390)])
 def test_pictures_stay_and_nothing_jumps(tab, size):
     """640 x 400 is 1280 x 800 at 200 % zoom."""
-    tab.set_viewport_size({"width": size[0], "height": size[1]})
+    resize(tab, *size)
     assert tab.evaluate("[document.documentElement, document.body].every(e => e.scrollWidth <= innerWidth)")
     assert tab.evaluate(
         "document.querySelector('.panels').scrollWidth <= document.querySelector('.panels').clientWidth"
