@@ -5,6 +5,8 @@ These are the rows of the table of inversion (Hu et al. 2022, section 4.2). Enco
 """
 
 import itertools
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,18 +28,21 @@ from stx.domains.datasets import Domain
 from stx.domains.splits import Dataset
 from stx.encoder import Encoder
 from stx.evaluation import quality
+from stx.files.atomic import write_text
 from stx.files.checksums import fingerprint
 from stx.files.errors import WeightsError
 from stx.files.places import data_dir
+from stx.files.untrusted import read_json
 from stx.inversion import InversionLoss
 from stx.perception.irse import IR_SE50
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Pipeline
 from stx.recipes.encoders import ended
-from stx.reports.figures import read_table
+from stx.reports.figures import provenance, read_table
 from stx.runtime import batches, progress, quiet
 from stx.stylegan2.networks import Generator
 
+MEASURED = "measured.csv"  # beside an encoder: distances of its inversions by picture; their record is `measured.json`
 OURS, LONGER = "style_transformer", "trained_longer"  # with the budget of all, and with more
 ENCODE_BATCH, SEARCH_BATCH = 64, 16  # pictures at a time
 COUNTED_STEPS = 5  # of a search, by which its cost is told
@@ -297,6 +302,11 @@ def readable(rows: pd.DataFrame, groups: Sequence[Sequence[str]]) -> pd.DataFram
     return pd.DataFrame.from_dict(shown, orient="index").reindex(order).fillna("").reset_index(names="method")
 
 
+def kept_trainings(pipe: Pipeline) -> list[Path]:
+    """Folders of other training seeds that come with a domain: what was measured of encoders that are not kept."""
+    return sorted(path for path in (pipe.folder / "trainings").glob("*") if path.is_dir())
+
+
 def by_training(
     pipe: Pipeline,
     data: Dataset,
@@ -305,17 +315,49 @@ def by_training(
 ) -> dict[str, pd.DataFrame]:
     """`tables` of encoders by method as training 0, and below them those of the same methods in `folders` as 1, 2, ...
 
-    Each folder is one that `names` reads, such as `make seeds` makes. Raises `WeightsError` for a folder without
-    encoders.
+    Each folder is one that `names` reads, such as `make seeds` makes. What is measured of an encoder is written beside
+    it (`measured.csv`) and serves the next run on no more of the same pictures. An encoder that is gone and was not
+    measured on them has no rows. Raises `WeightsError` for a folder without encoders and for one that does not fit.
     """
     found = {name: [table.assign(training=0)] for name, table in tables.items()}
     for number, home in enumerate(folders, 1):
-        where = {name: str(Path(home).resolve() / folder) for name, folder in names(pipe.domain.name, home).items()}
-        for name, method in encoders(pipe, {name: where[name] for name in where if name in tables}).items():
-            pictures = run_all(method, pipe, data, len(tables[name])).pictures
-            table = quality.per_picture(pipe, data, pictures)
-            found[name].append(table.assign(training=number))
+        for name, folder in names(pipe.domain.name, home).items():
+            place = Path(home).resolve() / folder
+            if name in tables:
+                seen = data.subset(range(len(tables[name])))
+                table = _kept(place, pipe, seen)
+                if table is None and (place / "model.safetensors").is_file():
+                    table = _measure(name, place, pipe, seen)
+                found[name] += [] if table is None else [table.assign(training=number)]
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def _kept(folder: Path, pipe: Pipeline, data: Dataset) -> pd.DataFrame | None:
+    """What `_measure` wrote, where it is of this encoder, this generator and all of these pictures."""
+    kept, record = folder / MEASURED, folder / f"{Path(MEASURED).stem}.json"
+    if not (kept.is_file() and record.is_file()):
+        return None
+    try:
+        of = read_json(record)["parameters"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    table = read_table(kept, words=["picture"], numbers=["L2", "LPIPS-Alex"]).iloc[: len(data)]
+    return table if of == _told(folder, pipe, data) and list(table["picture"]) == list(data.names) else None
+
+
+def _measure(name: str, folder: Path, pipe: Pipeline, data: Dataset) -> pd.DataFrame:
+    method = encoders(pipe, {name: str(folder)})[name]
+    table = quality.per_picture(pipe, data, run_all(method, pipe, data, len(data)).pictures)
+    if os.access(folder, os.W_OK):
+        write_text(folder / MEASURED, table.to_csv(index=False, float_format="%.6g"))
+        record = provenance(device=pipe.device, **_told(folder, pipe, data))
+        write_text(folder / f"{Path(MEASURED).stem}.json", json.dumps(record, indent=2))
+    return table
+
+
+def _told(folder: Path, pipe: Pipeline, data: Dataset) -> dict[str, str | None]:
+    encoder, first = weights.read_config(folder).get("sha256"), data.subset([0]).fingerprint()
+    return {"encoder": encoder, "generator": fingerprint(pipe.generator), "first picture": first}
 
 
 def spread(tables: dict[str, pd.DataFrame], titles: dict[str, str], *, seed: int = 0) -> pd.DataFrame:

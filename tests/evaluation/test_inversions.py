@@ -1,6 +1,7 @@
 """Encoders and searches under one interface; what they cost; the table they end in."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -258,6 +259,47 @@ def test_other_trainings_are_measured_beside_the_first(pipe, tmp_path, monkeypat
     assert table.loc[("pSp", "L2"), "sd of trainings"] == pytest.approx(2**-0.5)
     assert table.loc[("pSp", "L2"), "trainings"] == 2 and table.loc[("e4e", "L2"), "trainings"] == 1
     assert table.loc[("pSp", "L2"), "high"] - table.loc[("pSp", "L2"), "low"] > 0.9
+
+
+def test_what_was_measured_of_a_training_outlives_its_encoder(pipe, tmp_path, monkeypatch):
+    """Measured once; fewer of the same pictures need no encoder; more, others and another generator have no rows."""
+    folder = tmp_path / "again" / "compared" / "psp"
+    weights.save(PSP.for_generator(pipe.generator, input_side=32, **SIZES), folder)
+    numbers, measured = np.arange(len(DATA)) / 7, []
+
+    def measure(pipe, data, pictures):
+        measured.append(len(pictures))
+        columns = {"L2": numbers[: len(pictures)], "LPIPS-Alex": 0.25}
+        return pd.DataFrame({"picture": data.names[: len(pictures)]} | columns)
+
+    def again(pipe, data, count):
+        first = pd.DataFrame({"picture": data.names[:count], "L2": 0.5, "LPIPS-Alex": 0.5})
+        found = inversions.by_training(pipe, data, {"psp": first}, [tmp_path / "again"])["psp"]
+        return found.loc[found["training"] == 1, "L2"].to_numpy()
+
+    monkeypatch.setattr(quality, "per_picture", measure)
+    assert np.array_equal(again(pipe, DATA, 3), numbers[:3])
+    (folder / "model.safetensors").unlink()
+    np.testing.assert_allclose(again(pipe, DATA, 2), numbers[:2], rtol=1e-5)
+    assert measured == [3]
+    turned = Dataset(lambda i: PICTURES[i][::-1], list("abcde"))
+    assert len(again(pipe, DATA, 4)) == len(again(pipe, turned, 2)) == 0
+    other = Generator(size=32, z_dim=12, n_mlp=2, channel_base=256, channel_max=16)
+    assert len(again(dataclasses.replace(pipe, generator=other), DATA, 2)) == 0
+    assert measured == [3]
+
+
+@pytest.mark.parametrize("spoilt", ["", "[]", "{}", "[" * 4000, '{"parameters": 3}'])
+def test_a_spoilt_record_of_a_training_is_measured_anew(pipe, tmp_path, monkeypatch, spoilt):
+    folder = tmp_path / "again" / "compared" / "psp"
+    weights.save(PSP.for_generator(pipe.generator, input_side=32, **SIZES), folder)
+    first = pd.DataFrame({"picture": list("ab"), "L2": 0.5, "LPIPS-Alex": 0.5})
+    monkeypatch.setattr(quality, "per_picture", lambda pipe, data, pictures: first)
+    inversions.by_training(pipe, DATA, {"psp": first}, [tmp_path / "again"])
+    good = json.loads((folder / "measured.json").read_text())["parameters"]
+    (folder / "measured.json").write_text(spoilt)
+    inversions.by_training(pipe, DATA, {"psp": first}, [tmp_path / "again"])
+    assert json.loads((folder / "measured.json").read_text())["parameters"] == good
 
 
 def test_differences_between_methods_by_training():
