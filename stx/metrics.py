@@ -6,6 +6,7 @@ another one do not compare. Pictures are in [-1, 1].
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,25 +51,32 @@ def ms_ssim(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[T
 # ------------------------------------------------------------------------------------------------- one number per set
 
 
-def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+class Gaussian(NamedTuple):
+    """What a Fréchet distance knows of a set: the mean, and a matrix R with the covariance R^T R."""
+
+    mean: Float[np.ndarray, "d"]
+    root: Float[np.ndarray, "k d"]
+
+    @classmethod
+    def of(cls, samples: Float[np.ndarray, "n d"]) -> "Gaussian":
+        """Of samples. Raises `ValueError` for fewer than two."""
+        if len(samples) < 2:
+            raise InputError(f"a Fréchet distance of {len(samples)} pictures: at least 2")
+        mean = samples.mean(0)
+        centred = (samples - mean) / np.sqrt(len(samples) - 1)
+        return cls(mean, np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred)
+
+
+def frechet_distance(a: Gaussian | Float[np.ndarray, "n d"], b: Gaussian | Float[np.ndarray, "m d"]) -> float:
     """|mean_a - mean_b|^2 + Tr(A + B - 2 (A B)^(1/2)) for the covariances A, B (Heusel et al. 2017).
 
-    With fewer samples than dimensions it is still defined, but biased upwards: compare equal counts only. Raises
-    `ValueError` for fewer than two samples.
+    a, b: samples, or what `Gaussian.of` made of a set that is compared often. With fewer samples than dimensions it is
+    still defined, but biased upwards: compare equal counts only. Raises `ValueError` for fewer than two samples.
     """
-    if min(len(a), len(b)) < 2:
-        raise InputError(f"a Fréchet distance of {len(a)} and {len(b)} pictures: at least 2 of each")
-    mean = np.square(a.mean(0) - b.mean(0)).sum()
-    # Tr (A B)^(1/2) is the nuclear norm of A^(1/2) B^(1/2), so of the product of the centred samples
-    left, right = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
-    cross = _triangle(left) @ _triangle(right).T
-    return float(
-        mean + np.square(left).sum() + np.square(right).sum() - 2 * np.linalg.svd(cross, compute_uv=False).sum()
-    )
-
-
-def _triangle(x: np.ndarray) -> np.ndarray:
-    return np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x
+    a, b = (x if isinstance(x, Gaussian) else Gaussian.of(x) for x in (a, b))
+    # Tr (A B)^(1/2) is the nuclear norm of A^(1/2) B^(1/2), so of the product of the roots
+    shared = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
+    return float(np.square(a.mean - b.mean).sum() + np.square(a.root).sum() + np.square(b.root).sum() - 2 * shared)
 
 
 def kernel_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], *, paired: bool = False) -> float:
@@ -145,7 +153,8 @@ def sliced_wasserstein(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> floa
     """
     levels = []
     for left, right in zip(a, b, strict=True):
-        left, right = (np.sort(x.reshape(-1, x.shape[-1]), axis=0) for x in (left, right))
+        # a row for each direction: sorting columns takes twice as long
+        left, right = (np.sort(np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)) for x in (left, right))
         levels.append(np.abs(left - right).mean())
     return float(1000 * np.mean(levels))
 

@@ -32,10 +32,11 @@ def test_frechet_distance_equals_the_textbook_formula():
     cov_a, cov_b = np.cov(a.T), np.cov(b.T)
     expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * linalg.sqrtm(cov_a @ cov_b).real)
     assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert metrics.frechet_distance(metrics.Gaussian.of(a), b) == metrics.frechet_distance(a, b)
     assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     few = random.randn(5, 30)
     assert metrics.frechet_distance(few, few + 2) == pytest.approx(4 * 30)
-    with pytest.raises(ValueError, match="1 and 5 pictures: at least 2"):
+    with pytest.raises(ValueError, match="distance of 1 pictures: at least 2"):
         metrics.frechet_distance(a[:1], a[:5])
 
 

@@ -326,6 +326,7 @@ def editability(
     unedited inversion (NaN without an identity network).
     """
     vgg, identity, rows = load_lpips("vgg", pipe.device), pipe.identity(), []
+    fitted = metrics.Gaussian.of(real)
     for name, ws in codes.items():
         found = {"features": [], "shown": [], "ID": []}
         for part in ws.to(pipe.device).split(MEASURE_BATCH):
@@ -337,7 +338,7 @@ def editability(
         features, shown = np.concatenate(found["features"]), np.concatenate(found["shown"])
 
         def distance(chosen: np.ndarray, features: np.ndarray = features) -> float:
-            return metrics.frechet_distance(real, features[chosen])
+            return metrics.frechet_distance(fitted, features[chosen])
 
         low, high = metrics.bootstrap(distance, len(features), resamples=resamples, seed=seed)
         likeness = float(np.concatenate(found["ID"]).mean()) if found["ID"] else float("nan")
