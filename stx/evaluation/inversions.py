@@ -42,7 +42,7 @@ from stx.reports.figures import provenance, read_table
 from stx.runtime import batches, progress, quiet
 from stx.stylegan2.networks import Generator
 
-MEASURED = "measured.csv"  # beside an encoder: distances of its inversions by picture; their record is `measured.json`
+MEASURED, RECORD = "measured.csv", "measured.json"  # beside an encoder: distances of its inversions by picture
 OURS, LONGER = "style_transformer", "trained_longer"  # with the budget of all, and with more
 ENCODE_BATCH, SEARCH_BATCH = 64, 16  # pictures at a time
 COUNTED_STEPS = 5  # of a search, by which its cost is told
@@ -334,15 +334,14 @@ def by_training(
 
 def _kept(folder: Path, pipe: Pipeline, data: Dataset) -> pd.DataFrame | None:
     """What `_measure` wrote, where it is of this encoder, this generator and all of these pictures."""
-    kept, record = folder / MEASURED, folder / f"{Path(MEASURED).stem}.json"
-    if not (kept.is_file() and record.is_file()):
-        return None
     try:
-        of = read_json(record)["parameters"]
+        told = read_json(folder / RECORD)["parameters"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    table = read_table(kept, words=["picture"], numbers=["L2", "LPIPS-Alex"]).iloc[: len(data)]
-    return table if of == _told(folder, pipe, data) and list(table["picture"]) == list(data.names) else None
+    if told != _told(folder, pipe, data) or not (folder / MEASURED).is_file():
+        return None
+    table = read_table(folder / MEASURED, words=["picture"], numbers=["L2", "LPIPS-Alex"]).iloc[: len(data)]
+    return table if list(table["picture"]) == list(data.names) else None
 
 
 def _measure(name: str, folder: Path, pipe: Pipeline, data: Dataset) -> pd.DataFrame:
@@ -351,7 +350,7 @@ def _measure(name: str, folder: Path, pipe: Pipeline, data: Dataset) -> pd.DataF
     if os.access(folder, os.W_OK):
         write_text(folder / MEASURED, table.to_csv(index=False, float_format="%.6g"))
         record = provenance(device=pipe.device, **_told(folder, pipe, data))
-        write_text(folder / f"{Path(MEASURED).stem}.json", json.dumps(record, indent=2))
+        write_text(folder / RECORD, json.dumps(record, indent=2))
     return table
 
 
