@@ -104,8 +104,8 @@ def categories(labels: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3
 def name_points(ax: Axes, points: Mapping[str, Sequence[float] | np.ndarray]) -> None:
     """Writes names to the right of points (in units of the axes), moved apart where they would lie on each other.
 
-    In the lower half of the axes they move up, in the upper half down; one that had to move far is joined to its point
-    by a line. Call it when the limits of the axes are final.
+    A name takes the nearest free height; one that had to move far is joined to its point by a line. Call
+    it when the limits of the axes are final.
     """
     ax.figure.draw_without_rendering()  # a layout moves axes
     line, letter = (share * SMALL * ax.figure.dpi / 72 for share in (1.2, 0.6))
@@ -114,10 +114,11 @@ def name_points(ax: Axes, points: Mapping[str, Sequence[float] | np.ndarray]) ->
     taken = [(x - letter, x + letter, y) for x, y in places.values()]
     for name in sorted(places, key=lambda name: abs(places[name][1] - middle), reverse=True):
         x, y = places[name]
-        start, up = x + 1.5 * letter, line / 4 if y < middle else -line / 4
+        start = x + 1.5 * letter
         end = start + letter * len(name)
-        while any(left < end and start < right and abs(y - other) < line for left, right, other in taken):
-            y += up
+        others = [other for left, right, other in taken if left < end and start < right]
+        heights = (y + side * line * n / 4 for n in itertools.count() for side in (1, -1))
+        y = next(height for height in heights if all(abs(height - other) >= line for other in others))
         taken.append((start, end, y))
         moved = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if abs(y - places[name][1]) > line else None
         offset = (np.array([start, y]) - places[name]) * 72 / ax.figure.dpi  # in points: a file has another resolution

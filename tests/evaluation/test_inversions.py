@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+import stx
 from stx import metrics
 from stx.baselines.psp import PSP
 from stx.baselines.registry import METHODS
@@ -300,6 +301,21 @@ def test_a_spoilt_record_of_a_training_is_measured_anew(pipe, tmp_path, monkeypa
     (folder / "measured.json").write_text(spoilt)
     inversions.by_training(pipe, DATA, {"psp": first}, [tmp_path / "again"])
     assert json.loads((folder / "measured.json").read_text())["parameters"] == good
+
+
+def test_the_trainings_that_come_with_the_avatars_are_of_their_generator_and_pictures():
+    """What notebook 04 takes where it is given none, on 2,048 test pictures each."""
+    pipe = stx.load("avatars", encoder="compared/style_transformer")
+    test = pipe.domain.test(4)
+    named = {name: pd.DataFrame({"picture": test.names}) for name in inversions.names("avatars")}
+    homes = inversions.kept_trainings(pipe)
+    found = inversions.by_training(pipe, test, named, homes)
+    assert [home.name for home in homes] == ["1", "2"]
+    for name in ("style_transformer", "psp", "e4e", "no_self_attention", "free_tokens", "one_stage"):
+        assert found[name].groupby("training").size().to_dict() == {0: 4, 1: 4, 2: 4}
+    for path in (path for home in homes for path in home.rglob("measured.csv")):
+        table = pd.read_csv(path)
+        assert len(table) == 2048 and table["picture"].is_unique and table["LPIPS-Alex"].between(0, 1).all()
 
 
 def test_differences_between_methods_by_training():
