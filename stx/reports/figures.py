@@ -104,8 +104,8 @@ def categories(labels: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3
 def name_points(ax: Axes, points: Mapping[str, Sequence[float] | np.ndarray]) -> None:
     """Writes names to the right of points (in units of the axes), moved apart where they would lie on each other.
 
-    A name takes the nearest free height; one that had to move far is joined to its point by a line. Call
-    it when the limits of the axes are final.
+    A name takes the nearest free height; one that had to move far is joined to its point by a line. Call it when the
+    limits of the axes are final.
     """
     ax.figure.draw_without_rendering()  # a layout moves axes
     line, letter = (share * SMALL * ax.figure.dpi / 72 for share in (1.2, 0.6))
