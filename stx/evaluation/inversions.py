@@ -235,12 +235,26 @@ def encoder_codes(domain: str | Path, count: int, *, device: str = "cpu") -> Flo
 
 
 @torch.no_grad()
-def lpips_by_step(result: Result, pipe: Pipeline, data: Dataset) -> dict[int, float]:
-    """Mean LPIPS-Alex of what a search had drawn after some of its steps."""
-    alex = load_lpips("alex", pipe.device)
-    real = data.batch(range(len(result.pictures))).to(pipe.device)
-    drawn = {step: images.to_tensor(pictures).to(pipe.device) for step, pictures in result.snapshots.items()}
-    return {step: float(alex(image, real).mean()) for step, image in drawn.items()}
+def rate(
+    measured: Measured, methods: dict[str, Inverter], pipe: Pipeline, data: Dataset, *, few: int, seed: int = 0
+) -> pd.DataFrame:
+    """LPIPS-Alex of the first `few` pictures by how many pictures a method drew: of a search also on its way.
+
+    Columns: method, pictures drawn, LPIPS-Alex with the ends of its 95 % interval, pictures. A method's last row is its
+    result.
+    """
+    alex, real, rows = load_lpips("alex", pipe.device), data.batch(range(few)).to(pipe.device), []
+    for name, method in methods.items():
+        own, last = measured.tables[name]["LPIPS-Alex"].to_numpy()[:few], pictures_drawn(name, method)
+        drawn = {
+            step: images.to_tensor(some).to(pipe.device) for step, some in measured.results[name].snapshots.items()
+        }
+        by_step = {step: alex(some, real).flatten().cpu().numpy() for step, some in drawn.items()}
+        for step, distances in (by_step | {last: own}).items():
+            value, low, high = metrics.mean_interval(distances, seed=seed)
+            rows.append([method.title, step, value, low, high, few])
+    ends = "LPIPS-Alex", "LPIPS-Alex low", "LPIPS-Alex high"
+    return pd.DataFrame(rows, columns=["method", "pictures drawn", *ends, "pictures"])
 
 
 def cost(inverter: Inverter, pipe: Pipeline, image: Float[Tensor, "1 3 h w"]) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
 depend on the machine and are left out, as are the ends of intervals, tables of single pictures, trainings that the run
-does not have, and tables that were made with other parameters (which the result names). At another scale
+does not have, rows on which another effort bears (searches of fewer steps), and tables that were made with other
+parameters (which the result names). At another scale
 (`stx.reports.scales`) both numbers are uncertain, and of a thousand some intervals miss each other by chance: a number
 agrees when the gap is no more than both intervals allow at 0.05 over all such numbers (Bonferroni). Numbers with no
 interval, or one of no width, and those that rise with fewer pictures, are left out there; verdicts agree unless they
@@ -53,28 +54,36 @@ def unlike(run: str | Path, committed: str | Path) -> list[str]:
     return [name for name in names if not _alike(Path(run) / name, Path(committed) / name)[0]]
 
 
-def _alike(one: Path, other: Path) -> tuple[bool, bool]:
-    """Were two tables made with the same parameters but for how many pictures there were; and with as many."""
-    (settings, counts), (others, other_counts) = _parameters(one), _parameters(other)
-    return settings == others, settings == others and counts == other_counts
+def _alike(one: Path, other: Path) -> tuple[bool, bool, str]:
+    """Were two tables made with the same parameters but for how many pictures; with as many pictures; what is left out.
+
+    The last is a regular expression over "table, row", for rows on which another effort bears; empty without any.
+    """
+    (settings, counts, efforts), (others, other_counts, other_efforts) = _parameters(one), _parameters(other)
+    differ = [of for name, of in scales.EFFORTS.items() if efforts.get(name) != other_efforts.get(name)]
+    same = settings == others and not any(re.search(of, one.name) for of in differ)
+    return same, same and counts == other_counts, "|".join(differ)
 
 
-def _parameters(table: Path) -> tuple[dict | None, dict]:
-    """The parameters that say what was measured, and those that say on how much; None where there is no record."""
+def _parameters(table: Path) -> tuple[dict | None, dict, dict]:
+    """The parameters that say what was measured, on how much, with what effort; None where there is no record."""
     try:
         given = json.loads(table.with_suffix(".json").read_text())["parameters"]
-        counts = scales.SIZES.get(given.get("notebook"), {}).keys() - scales.EFFORTS
+        sizes = scales.SIZES.get(given.get("notebook"), {}).keys()
         elsewhere = ("device", "out", "runs", "scale", "trainings")  # of 04_trainings each row says which
         named = {name: value for name, value in given.items() if name not in elsewhere}
-        told = {name: named.pop(name) for name in counts if name in named}
-        return named, told
+        counts, efforts = (
+            {name: named.pop(name) for name in some if name in named}
+            for some in (sizes - scales.EFFORTS.keys(), sizes & scales.EFFORTS.keys())
+        )
+        return named, counts, efforts
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None, {}
+        return None, {}, {}
 
 
 def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     there, here = (read_table(folder / f"{name}.csv") for folder in (committed, run))
-    alike, as_many = _alike(run / name, committed / name)
+    alike, as_many, other_effort = _alike(run / name, committed / name)
     if "picture" in there or not alike:
         return pd.DataFrame()
     if "training" in there and "training" in here:  # `make seeds` takes hours: a run may lack its other trainings
@@ -87,6 +96,8 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     there, here = (table.assign(row=key(table)) for table in (there, here))
     for table in (there, here):
         table["row"] += table.groupby("row").cumcount().map(lambda n: f" ({n + 1})" if n else "")
+    if other_effort:
+        there = there[~there["row"].map(lambda row: bool(re.search(other_effort, f"{name}, {row}")))]
     here = here.set_index("row").reindex(there["row"])
     there = there.set_index("row", drop=False)
     rows = []

@@ -19,6 +19,7 @@ from stx.domains.splits import Dataset
 from stx.evaluation import editing, inversions, quality
 from stx.files.checksums import fingerprint
 from stx.files.errors import WeightsError
+from stx.perception.lpips import load_lpips
 from stx.pipeline import Pipeline
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Generator
@@ -93,10 +94,16 @@ def test_every_method_gives_codes_and_their_pictures(pipe, device):
     assert "in_domain" not in inversions.searches(pipe)
 
 
+def _lpips(pictures: np.ndarray) -> float:
+    """Mean distance of 8-bit pictures to the first of DATA."""
+    drawn = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+    return float(load_lpips("alex")(drawn, DATA.batch(range(len(pictures)))).mean())
+
+
 def test_all_methods_are_measured_on_their_pictures(pipe, capsys, monkeypatch):
     monkeypatch.setattr(inversions, "cost", lambda *_: {"M parameters": 7.0})  # tried below
     methods = inversions.encoders(pipe, {"idinvert": "compared/idinvert"})
-    methods |= {"w+": inversions.searches(pipe, steps=2)["w+"]}
+    methods |= {"w+": inversions.searches(pipe, steps=2, snapshots=(1, 2))["w+"]}
     found = inversions.measure_all(methods, pipe, DATA, (3, 2), resamples=20, set_resamples=2)
     out = capsys.readouterr().out
     assert out.count("methods: ") == 2 and not {"measuring", "bootstrap", "optimising"} & set(re.findall(r"\w+", out))
@@ -107,6 +114,12 @@ def test_all_methods_are_measured_on_their_pictures(pipe, capsys, monkeypatch):
     rows = found.summary[found.summary["method"] == methods["idinvert"].title].set_index("metric")
     assert rows["value"]["L2"] == pytest.approx(found.tables["idinvert"]["L2"].mean())
     assert rows["value"]["M parameters"] == 7
+    by_step = inversions.rate(found, methods, pipe, DATA, few=2)
+    kept = by_step[["method", "pictures drawn"]].to_numpy().tolist()
+    assert kept == [[methods[name].title, drawn] for name, drawn in (("idinvert", 1), ("w+", 1), ("w+", 2))]
+    last = [found.tables[name]["LPIPS-Alex"][:2].mean() for name in ("idinvert", "w+")]
+    np.testing.assert_allclose(by_step["LPIPS-Alex"].iloc[[0, 2]], last)
+    assert by_step["LPIPS-Alex"][1] == pytest.approx(_lpips(found.results["w+"].snapshots[1]), abs=1e-5)
 
 
 def test_pictures_drawn_for_one(pipe):

@@ -6,7 +6,8 @@ import pytest
 
 from stx import cli
 from stx.files.errors import InputError
-from stx.reports import check, claims, figures
+from stx.files.places import ROOT
+from stx.reports import check, claims, figures, scales
 from stx.reports.claims import Evidence
 
 
@@ -171,11 +172,39 @@ def test_of_many_numbers_some_intervals_miss_each_other_by_chance(tmp_path, valu
     assert (len(numbers), int((~numbers["agrees"]).sum())) == (2000, wrong)
 
 
-def test_other_effort_is_not_compared(tmp_path):
-    for folder, steps in (("run", 80), ("committed", 400)):
-        record = figures.provenance(notebook="04_inversion_table", count=96, search_steps=steps)
-        figures.save_table(quality(0.3), "04_table", tmp_path / folder, record)
-    assert check.unlike(tmp_path / "run", tmp_path / "committed") == ["04_table"]
+def with_effort(folder, name: str, table: pd.DataFrame, **parameters):
+    record = figures.provenance(notebook="04_inversion_table", count=96, **parameters)
+    figures.save_table(table, name, folder, record)
+
+
+def test_rows_of_another_effort_are_not_compared(tmp_path):
+    """Searches of 80 and of 400 steps are other methods; the encoder beside them is the same, here with a fault."""
+    for folder, steps, ours in (("run", 80, 0.9), ("committed", 400, 0.3)):
+        table = quality(ours).assign(method=["optimisation, W", "ours"])
+        with_effort(tmp_path / folder, "04_table", table, search_steps=steps)
+        with_effort(tmp_path / folder, "04_trainings", quality(0.3), search_steps=steps)
+    numbers, _ = check.compare(tmp_path / "run", tmp_path / "committed")
+    assert check.unlike(tmp_path / "run", tmp_path / "committed") == []
+    assert set(numbers["row"][numbers["table"] == "04_table"]) == {"ours"}
+    assert set(numbers["row"][numbers["table"] == "04_trainings"]) == {"pSp", "ours"}
+    assert numbers.query("not agrees")[["table", "row", "column"]].to_numpy().tolist() == [["04_table", "ours", "L2"]]
+
+
+def test_a_table_that_hangs_on_another_effort_is_not_compared(tmp_path):
+    """Directions of edits fitted on fewer pictures are others; the inversions below them are not."""
+    for folder, sampled in (("run", 2048), ("committed", 8192)):
+        with_effort(tmp_path / folder, "04_editability", quality(0.3), sampled=sampled)
+        with_effort(tmp_path / folder, "04_table", quality(0.3), sampled=sampled)
+    assert check.unlike(tmp_path / "run", tmp_path / "committed") == ["04_editability"]
+    assert set(check.compare(tmp_path / "run", tmp_path / "committed")[0]["table"]) == {"04_table"}
+
+
+def test_rows_of_effort_are_those_of_searches():
+    """The titles of all methods, encoders and searches, are told apart by the words of `scales.EFFORTS`."""
+    table = figures.read_table(ROOT / "figures" / "04_table.csv")
+    searched = table["method"].str.contains(scales.EFFORTS["search_steps"])
+    few = table["pictures"] < table["pictures"].max()
+    assert searched.any() and (searched == few).all()
 
 
 def test_cells_that_are_empty_name_a_row_too(tmp_path):
