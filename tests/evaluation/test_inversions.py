@@ -324,7 +324,7 @@ def test_the_trainings_that_come_with_the_avatars_are_of_their_generator_and_pic
     homes = inversions.kept_trainings(pipe)
     found = inversions.by_training(pipe, test, named, homes)
     assert [home.name for home in homes] == ["1", "2"]
-    for name in ("style_transformer", "psp", "e4e", "no_self_attention", "free_tokens", "one_stage"):
+    for name in ("style_transformer", "psp", "e4e", "no_self_attention", "free_tokens", "one_stage", "restyle_psp"):
         assert found[name].groupby("training").size().to_dict() == {0: 4, 1: 4, 2: 4}
     for path in (path for home in homes for path in home.rglob("measured.csv")):
         table = pd.read_csv(path)
