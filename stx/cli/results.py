@@ -36,7 +36,8 @@ def _claims(runs: tuple[str, ...], out: Path) -> int:
     table = claims.side_by_side(places, out, record)
     claims.variance(places, out, record)
     print(table.to_string(index=False))
-    print(f"{(table['agree'] == 'yes').sum()} of {len(table)} claims have one verdict everywhere")
+    same, unasked = ((table["agree"] == word).sum() for word in ("yes", claims.UNASKED))
+    print(f"{same} of {len(table)} claims have one verdict everywhere, of {unasked} it is open: not asked everywhere")
     return 0
 
 

@@ -19,7 +19,7 @@ from stx.reports import scales
 from stx.reports.figures import read_table, save_table
 from stx.resampling import Interval
 
-LEVEL = 0.05
+LEVEL, UNASKED = 0.05, "not asked"
 FORMER = "claim,paper,unit,difference,low,high,notebook,verdict"
 NOTE = (
     "A difference is positive where it speaks for the claim; in brackets its 95 % interval. A claim holds when every "
@@ -109,17 +109,20 @@ def read(path: str | Path) -> pd.DataFrame:
 def side_by_side(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.DataFrame:
     """Each claim's verdict in several runs, in `claims_side_by_side.csv` and `.md`; those that differ first.
 
-    runs: folders with a `claims.csv`, by name. A claim that a run did not ask is "not asked" there. Raises `InputError`
-    for a folder without the table.
+    runs: folders with a `claims.csv`, by name. A claim that a run did not ask is "not asked" there; whether verdicts
+    agree is then told only where those asked differ. Raises `InputError` for a folder without the table.
     """
     tables = {name: read(Path(folder) / "claims.csv") for name, folder in runs.items()}
     asked = {name: found[found["comparison"] == ""].set_index("claim") for name, found in tables.items()}
     order = pd.concat([found["notebook"] for found in asked.values()])
     table = pd.DataFrame(index=order[~order.index.duplicated()].sort_values(kind="stable").index)
     for name, found in asked.items():
-        table[name] = found["verdict"].reindex(table.index).fillna("not asked")
-    table["agree"] = (table.nunique(axis=1) == 1).map({True: "yes", False: "no"})
-    table = table.sort_values("agree", kind="stable").reset_index()
+        table[name] = found["verdict"].reindex(table.index).fillna(UNASKED)
+    differ = table.where(table != UNASKED).nunique(axis=1) > 1
+    table["agree"] = np.where(differ, "no", np.where((table == UNASKED).any(axis=1), UNASKED, "yes"))
+    table = table.sort_values(
+        "agree", key=lambda agree: agree.map(["no", "yes", UNASKED].index), kind="stable"
+    ).reset_index()
     note = "Verdicts as in each run's `claims`, which has what bears on them."
     save_table(table, "claims_side_by_side", out, record, note=note)
     return table

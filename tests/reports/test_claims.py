@@ -95,9 +95,19 @@ def test_runs_side_by_side_tell_where_they_differ(tmp_path):
     table = pd.read_csv(tmp_path / "both" / "claims_side_by_side.csv")
     assert table.to_numpy().tolist() == [
         ["a", "holds", "does not hold", "no"],
-        ["c", "not asked", "undecided", "no"],
         ["b", "holds", "holds", "yes"],
+        ["c", "not asked", "undecided", "not asked"],
     ]
+
+
+def test_a_run_that_was_not_asked_does_not_hide_that_others_differ(tmp_path, capsys):
+    for name, signs in {"faces": (1, 1), "robots": (-1, 1), "few": (None, 1)}.items():
+        verdicts(tmp_path / name, *(line(claim, 0.001, sign) for claim, sign in zip("ab", signs, strict=True) if sign))
+    runs = {name: tmp_path / name for name in ("faces", "robots", "few")}
+    table = claims.side_by_side(runs, tmp_path, figures.provenance(notebook="test"))
+    assert dict(zip(table["claim"], table["agree"], strict=True)) == {"a": "no", "b": "yes"}
+    assert cli.main(["claims", *(f"{name}={path}" for name, path in runs.items()), "--out", str(tmp_path)]) == 0
+    assert "1 of 2 claims have one verdict everywhere, of 0 it is open" in capsys.readouterr().out
 
 
 def test_where_differences_come_from(tmp_path):
