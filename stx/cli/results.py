@@ -37,7 +37,10 @@ def _claims(runs: tuple[str, ...], out: Path) -> int:
     claims.variance(places, out, record)
     print(table.to_string(index=False))
     same, unasked = ((table["agree"] == word).sum() for word in ("yes", claims.UNASKED))
-    print(f"{same} of {len(table)} claims have one verdict everywhere, of {unasked} it is open: not asked everywhere")
+    print(
+        f"{same} of {len(table)} claims have one verdict everywhere"
+        + f", {unasked} were not asked everywhere" * bool(unasked)
+    )
     return 0
 
 
