@@ -37,10 +37,7 @@ def _claims(runs: tuple[str, ...], out: Path) -> int:
     claims.variance(places, out, record)
     print(table.to_string(index=False))
     same, unasked = ((table["agree"] == word).sum() for word in ("yes", claims.UNASKED))
-    print(
-        f"{same} of {len(table)} claims have one verdict everywhere"
-        + f", {unasked} were not asked everywhere" * bool(unasked)
-    )
+    print(f"{same} of {len(table)} claims have one verdict everywhere" + f", {unasked} were not asked" * bool(unasked))
     return 0
 
 
