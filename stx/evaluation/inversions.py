@@ -241,18 +241,18 @@ def rate(
     """LPIPS-Alex of the first `few` pictures by how many pictures a method drew: of a search also on its way.
 
     Columns: method, pictures drawn, LPIPS-Alex with the ends of its 95 % interval, pictures. A method's last row is its
-    result.
+    result. few: no more than were measured of any method.
     """
     alex, real, rows = load_lpips("alex", pipe.device), data.batch(range(few)).to(pipe.device), []
     for name, method in methods.items():
-        own, last = measured.tables[name]["LPIPS-Alex"].to_numpy()[:few], pictures_drawn(name, method)
+        snapshots, last = measured.results[name].snapshots, pictures_drawn(name, method)
         drawn = {
-            step: images.to_tensor(some).to(pipe.device) for step, some in measured.results[name].snapshots.items()
+            step: images.to_tensor(snapshots[step][:few]).to(pipe.device) for step in sorted(snapshots.keys() - {last})
         }
         by_step = {step: alex(some, real).flatten().cpu().numpy() for step, some in drawn.items()}
-        for step, distances in (by_step | {last: own}).items():
-            value, low, high = metrics.mean_interval(distances, seed=seed)
-            rows.append([method.title, step, value, low, high, few])
+        by_step[last] = measured.tables[name]["LPIPS-Alex"].to_numpy()[:few]
+        for step, distances in by_step.items():
+            rows.append([method.title, step, *metrics.mean_interval(distances, seed=seed), few])
     ends = "LPIPS-Alex", "LPIPS-Alex low", "LPIPS-Alex high"
     return pd.DataFrame(rows, columns=["method", "pictures drawn", *ends, "pictures"])
 

@@ -2,12 +2,11 @@
 
 A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
 depend on the machine and are left out, as are the ends of intervals, tables of single pictures, trainings that the run
-does not have, rows on which another effort bears (searches of fewer steps), and tables that were made with other
-parameters (which the result names). At another scale
-(`stx.reports.scales`) both numbers are uncertain, and of a thousand some intervals miss each other by chance: a number
-agrees when the gap is no more than both intervals allow at 0.05 over all such numbers (Bonferroni). Numbers with no
-interval, or one of no width, and those that rise with fewer pictures, are left out there; verdicts agree unless they
-contradict each other.
+does not have, and rows on which another effort bears (searches of fewer steps); tables that were made with other
+parameters too, which `unlike` names. At another scale (`stx.reports.scales`) both numbers are uncertain, and of a
+thousand some intervals miss each other by chance: a number agrees when the gap is no more than both intervals allow at
+0.05 over all such numbers (Bonferroni). Numbers with no interval, or one of no width, and those that rise with fewer
+pictures, are left out there. Verdicts agree unless they contradict each other where scales or efforts differ.
 """
 
 import json
@@ -49,9 +48,21 @@ def compare(run: str | Path, committed: str | Path) -> tuple[pd.DataFrame, pd.Da
 
 
 def unlike(run: str | Path, committed: str | Path) -> list[str]:
-    """The tables of `committed` that a run lacks or made with other parameters, the number of pictures apart."""
-    names = sorted(path.stem for path in Path(committed).glob("*.csv") if not path.stem.startswith(BESIDE))
-    return [name for name in names if not _alike(Path(run) / name, Path(committed) / name)[0]]
+    """The tables of `committed` that a run lacks or made with other parameters, the number of pictures apart.
+
+    Also those of which it made some rows with another effort, with how many.
+    """
+    run, committed, found = Path(run), Path(committed), []
+    for name in sorted(path.stem for path in committed.glob("*.csv") if not path.stem.startswith(BESIDE)):
+        alike, _, other_effort = _alike(run / name, committed / name)
+        if not alike or not (run / f"{name}.csv").is_file():  # a figure of that name has a record too
+            found.append(name)
+        elif other_effort:
+            table = read_table(committed / f"{name}.csv")
+            rows = _keys(table, [column for column in table.columns if column not in table.select_dtypes("number")])
+            count = sum(bool(re.search(other_effort, f"{name}, {row}")) for row in rows)
+            found += [f"{name} ({count} of {len(rows)} rows)"] if count else []
+    return found
 
 
 def _alike(one: Path, other: Path) -> tuple[bool, bool, str]:
@@ -86,53 +97,65 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     alike, as_many, other_effort = _alike(run / name, committed / name)
     if "picture" in there or not alike:
         return pd.DataFrame()
-    if "training" in there and "training" in here:  # `make seeds` takes hours: a run may lack its other trainings
-        there = there[there["training"].isin(here["training"])]
     numeric = [column for column in there.select_dtypes("number") if not TIMED.search(column)]
-    words = [column for column in there.columns if column not in there.select_dtypes("number") and column in here]
     here = here.assign(**{column: pd.to_numeric(here[column], errors="coerce") for column in numeric if column in here})
-    ends = [column for column in numeric if column.split(" ")[-1] in ENDS]
-    key = lambda table: table[words].map(str).agg(", ".join, axis=1) if words else table.index.astype(str)  # noqa: E731
-    there, here = (table.assign(row=key(table)) for table in (there, here))
-    for table in (there, here):
-        table["row"] += table.groupby("row").cumcount().map(lambda n: f" ({n + 1})" if n else "")
+    there, here = _beside(there, here)
     if other_effort:
-        there = there[~there["row"].map(lambda row: bool(re.search(other_effort, f"{name}, {row}")))]
-    here = here.set_index("row").reindex(there["row"])
-    there = there.set_index("row", drop=False)
+        told = [bool(re.search(other_effort, f"{name}, {row}")) for row in there["row"]]
+        there, here = (table[~np.array(told, bool)] for table in (there, here))
+    ends = [column for column in numeric if column.split(" ")[-1] in ENDS]
+    timed = there["row"].map(lambda row: bool(TIMED.search(row))).to_numpy(bool)
+    biased = there["row"].map(lambda row: bool(BIASED.search(row))).to_numpy(bool)
     rows = []
     for column in [column for column in numeric if column not in ends]:
-        timed = there["row"].str.contains(TIMED)
         was = there[column].to_numpy(float)
         now = here[column].to_numpy(float) if column in here else np.full(len(there), np.nan)
         low, high = (_end(here, column, end) for end in ENDS)
         inside = (low <= was) & (was <= high) & np.isfinite(now)
-        chosen, gap = ~timed.to_numpy(), np.full(len(there), np.nan)
+        chosen, gap = ~timed, np.full(len(there), np.nan)
         if not as_many:
             both = (low, high), [_end(there, column, end) for end in ENDS]
             gap, inside = _gap(now, was, *both), False
-            biased = there["row"].str.contains(BIASED).to_numpy() | bool(BIASED.search(column))
-            chosen &= ~biased & np.all([high > low for low, high in both], axis=0)
+            chosen &= ~biased & (not BIASED.search(column)) & np.all([high > low for low, high in both], axis=0)
         same = np.isclose(now, was, rtol=SAME_RTOL, atol=1e-9, equal_nan=True) | inside
-        found = {
-            "table": name,
-            "row": there["row"],
-            "column": column,
-            "committed": was,
-            "run": now,
-            "agrees": same,
-            "gap": gap,
-        }
-        rows.append(pd.DataFrame(found).reset_index(drop=True)[chosen])
+        found = {"table": name, "row": there["row"], "column": column, "committed": was, "run": now, "agrees": same}
+        rows.append(pd.DataFrame(found | {"gap": gap}).reset_index(drop=True)[chosen])
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
+def _beside(there: pd.DataFrame, here: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a committed table and the run's row for each, by their words and training, in a column `row`.
+
+    NaN where the run lacks a row. `make seeds` takes hours: a training that the run does not have, or a mean over
+    another number of trainings, is left out.
+    """
+    words = [column for column in there.columns if column not in there.select_dtypes("number") and column in here]
+    both = [column for column in ("training", "trainings") if column in there.columns.intersection(here.columns)]
+    seen = {*_keys(here, words)}
+    there, here = (table.assign(row=_keys(table, words + both), words=_keys(table, words)) for table in (there, here))
+    for table in (there, here):
+        table["row"] += table.groupby("row").cumcount().map(lambda n: f" ({n + 1})" if n else "")
+    if both:
+        there = there[there["row"].isin(here["row"]) | ~there["words"].isin(seen)]
+    return there.drop(columns="words"), here.set_index("row").reindex(there["row"]).reset_index()
+
+
+def _keys(table: pd.DataFrame, columns: list[str]) -> list[str]:
+    """What a row says in some columns; its number where there are none."""
+    told = {column: [f"{column} {x:g}" for x in table[column]] for column in table[columns].select_dtypes("number")}
+    parts = [told.get(column, table[column].map(str)) for column in columns]
+    return [", ".join(row) for row in zip(*parts, strict=True)] if columns else [str(n) for n in range(len(table))]
+
+
 def _gap(now: np.ndarray, was: np.ndarray, *ends: Sequence[np.ndarray]) -> np.ndarray:
-    """How far two numbers are apart, in standard errors, by the sides of their 95 % intervals that face each other."""
-    sides = [
-        np.where(below, high - value, value - low)
-        for value, (low, high), below in zip((now, was), ends, (now < was, was < now), strict=True)
-    ]
+    """How far two numbers are apart, in standard errors, by the sides of their 95 % intervals that face each other.
+
+    Of a side of no width, where a number lies on its interval's end, the half of the interval stands in.
+    """
+    sides = []
+    for value, (low, high), below in zip((now, was), ends, (now < was, was < now), strict=True):
+        side = np.where(below, high - value, value - low)
+        sides.append(np.where(side > 0, side, (high - low) / 2))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.abs(now - was) / (np.hypot(*sides) / LEVEL)
 
@@ -149,7 +172,10 @@ def _verdicts(run: Path, committed: Path) -> pd.DataFrame:
     table = pd.DataFrame({"claim": was.index, "committed": was.to_numpy(), "run": now.reindex(was.index).to_numpy()})
     agrees = table["committed"] == table["run"]
     # Fewer pictures decide less, and Holm's correction makes every verdict depend on all claims
-    was, now = scales.by_figure(committed), scales.by_figure(run)
+    was, now = (
+        {name: (scale, _parameters(folder / name)[2]) for name, scale in scales.by_figure(folder).items()}
+        for folder in (committed, run)
+    )
     if any(was[name] != now[name] for name in was.keys() & now.keys()):
         agrees |= table["run"].notna() & (table[["committed", "run"]] == "undecided").any(axis=1)
     return table.assign(agrees=agrees)

@@ -13,10 +13,13 @@ from stx.files.errors import InputError
 SCALES = ("smoke", "quick", "evidence")
 # Sizes that change what is measured, not only on how much, with the tables and rows that they bear on (a regular
 # expression over "table, row"): numbers of other efforts are not held against each other
-EFFORTS = {"search_steps": r"optimisation|search|PTI", "sampled": r"^(04_editability|08_)"}
-EFFORTS |= dict.fromkeys(
-    ["codes", "steps", "parts", "flow_steps", "transformer_steps", "contrastive_steps", "levels"], ""
-)
+EFFORTS = {
+    "search_steps": r"\b(optimisation|search|PTI)\b",
+    "sampled": r"^(04_editability|08_)",
+    "codes": r"\b(form|Editing in Style)\b",
+    "steps": r"\bform\b",
+    "parts": r"\bEditing in Style\b",
+} | dict.fromkeys(["flow_steps", "transformer_steps", "contrastive_steps", "levels"], "^08_")
 SIZES = {  # notebook -> parameter -> its size at each of SCALES
     "00_domain": {"count": (64, 1024, 2048), "pairs": (16, 256, 1024)},
     "01_generator": {"count": (32, 768, 2048)},

@@ -120,6 +120,11 @@ def test_all_methods_are_measured_on_their_pictures(pipe, capsys, monkeypatch):
     last = [found.tables[name]["LPIPS-Alex"][:2].mean() for name in ("idinvert", "w+")]
     np.testing.assert_allclose(by_step["LPIPS-Alex"].iloc[[0, 2]], last)
     assert by_step["LPIPS-Alex"][1] == pytest.approx(_lpips(found.results["w+"].snapshots[1]), abs=1e-5)
+    own = found.results["idinvert"]  # a method of somebody's own, with snapshots of more pictures and in another order
+    found.results["idinvert"] = dataclasses.replace(own, snapshots={3: own.pictures, 1: own.pictures, 2: own.pictures})
+    by_step = inversions.rate(found, {"idinvert": methods["idinvert"]}, pipe, DATA, few=1)
+    assert list(by_step["pictures drawn"]) == [2, 3, 1]
+    assert by_step["LPIPS-Alex"][0] == pytest.approx(_lpips(own.pictures[:1]), abs=1e-5)
 
 
 def test_pictures_drawn_for_one(pipe):

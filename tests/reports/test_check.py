@@ -1,5 +1,7 @@
 """Whether a run agrees with what is committed: rounding, intervals, times, missing rows, other parameters, claims."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,16 +65,43 @@ def test_what_differs_is_counted(folders, table, agreed, capsys):
 
 
 def test_trainings_that_a_run_lacks_are_left_out(folders):
-    """The committed table has three trainings of two methods; the run has the first, of which one number differs."""
+    """The committed table has three trainings of two methods; the run has two of one, of which one number differs."""
     run, committed = folders
     rows = [
         [name, training, loss + training] for name in ("pSp", "e4e") for training, loss in enumerate((0.5, 0.7, 0.2))
     ]
     table = pd.DataFrame(rows, columns=["method", "training", "loss"])
     write(committed, "04_budgets", table)
-    write(run, "04_budgets", table[table["training"] == 0].assign(loss=[0.5, 0.6]))
+    write(run, "04_budgets", table.iloc[[5, 3, 0]].assign(loss=[2.2, 0.6, 0.5]))
     numbers = check.compare(run, committed)[0].query("table == '04_budgets' and column == 'loss'")
-    assert numbers[["row", "agrees"]].to_numpy().tolist() == [["pSp", True], ["e4e", False]]
+    found = [["pSp, training 0", True], ["e4e, training 0", False], ["e4e, training 2", True]]
+    assert numbers[["row", "agrees"]].to_numpy().tolist() == found
+    write(run, "04_budgets", table[table["method"] == "pSp"])  # a method that is missing is told, once for each
+    numbers = check.compare(run, committed)[0].query("table == '04_budgets' and column == 'loss'")
+    assert list(numbers["agrees"]) == [True] * 3 + [False] * 3
+    write(run, "04_budgets", table.assign(training=7))
+    assert check.compare(run, committed)[0].query("table == '04_budgets'").empty
+
+
+def test_means_of_other_numbers_of_trainings_are_left_out(folders):
+    table = pd.DataFrame({"method": ["pSp", "e4e"], "trainings": [3, 3], "L2": [0.1, 0.2]})
+    write(folders[1], "04_trainings", table)
+    write(folders[0], "04_trainings", table.assign(trainings=[3, 1], L2=[0.1, 0.3]))
+    numbers = check.compare(*folders)[0].query("table == '04_trainings' and column == 'L2'")
+    assert numbers[["row", "agrees"]].to_numpy().tolist() == [["pSp, trainings 3", True]]
+
+
+def test_a_table_without_rows(folders):
+    for folder in folders:
+        write(folder, "04_differences", pd.DataFrame(columns=["method", "metric", "difference"]))
+    assert set(check.compare(*folders)[0]["table"]) == {"03_quality"}
+
+
+def test_a_missing_table_is_named_though_its_figure_is_there(folders):
+    write(folders[1], "03_quality", quality(0.3))
+    write(folders[1], "04_rate", quality(0.3))
+    (folders[0] / "04_rate.json").write_text((folders[1] / "04_rate.json").read_text())
+    assert check.unlike(*folders) == ["04_rate"]
 
 
 def test_another_verdict_is_told(folders, capsys):
@@ -184,7 +213,7 @@ def test_rows_of_another_effort_are_not_compared(tmp_path):
         with_effort(tmp_path / folder, "04_table", table, search_steps=steps)
         with_effort(tmp_path / folder, "04_trainings", quality(0.3), search_steps=steps)
     numbers, _ = check.compare(tmp_path / "run", tmp_path / "committed")
-    assert check.unlike(tmp_path / "run", tmp_path / "committed") == []
+    assert check.unlike(tmp_path / "run", tmp_path / "committed") == ["04_table (1 of 2 rows)"]
     assert set(numbers["row"][numbers["table"] == "04_table"]) == {"ours"}
     assert set(numbers["row"][numbers["table"] == "04_trainings"]) == {"pSp", "ours"}
     assert numbers.query("not agrees")[["table", "row", "column"]].to_numpy().tolist() == [["04_table", "ours", "L2"]]
@@ -199,12 +228,40 @@ def test_a_table_that_hangs_on_another_effort_is_not_compared(tmp_path):
     assert set(check.compare(tmp_path / "run", tmp_path / "committed")[0]["table"]) == {"04_table"}
 
 
-def test_rows_of_effort_are_those_of_searches():
+@pytest.mark.parametrize("name", ["04_table", "11_table"])
+def test_rows_of_effort_are_those_of_searches(name):
     """The titles of all methods, encoders and searches, are told apart by the words of `scales.EFFORTS`."""
-    table = figures.read_table(ROOT / "figures" / "04_table.csv")
-    searched = table["method"].str.contains(scales.EFFORTS["search_steps"])
-    few = table["pictures"] < table["pictures"].max()
-    assert searched.any() and (searched == few).all()
+    table = figures.read_table(ROOT / "figures" / f"{name}.csv")
+    searched = table["method"].map(lambda title: bool(re.search(scales.EFFORTS["search_steps"], title)))
+    assert searched.any() and (searched == (table["pictures"] < table["pictures"].max())).all()
+    assert not re.search(scales.EFFORTS["search_steps"], "04_table, L2, Research encoder")
+
+
+def test_editors_of_fewer_updates_are_left_out_and_what_was_not_trained_is_not(tmp_path):
+    for folder, steps in (("run", 400), ("committed", 2000)):
+        table = quality(0.3).assign(method=["paper form", "matched pairs"], pictures=steps)
+        record = figures.provenance(notebook="07_reference_editing", count=96, steps=steps)
+        figures.save_table(table, "07_reference", tmp_path / folder, record)
+    numbers, _ = check.compare(tmp_path / "run", tmp_path / "committed")
+    assert set(numbers["row"]) == {"matched pairs"}
+
+
+@pytest.mark.parametrize(("difference", "agrees"), [(0.05, True), (-0.2, False)])
+def test_another_effort_may_leave_a_claim_undecided(folders, difference, agrees):
+    for folder, steps, size in ((folders[0], 80, difference), (folders[1], 400, 0.2)):
+        with_effort(folder, "04_table", quality(0.3), search_steps=steps)
+        claims.save([claim(size)], folder, figures.provenance(notebook="03"))
+    assert list(check.compare(*folders)[1]["agrees"]) == [agrees]
+
+
+def test_an_end_of_an_interval_that_lies_on_its_number_is_not_certain(tmp_path):
+    """Half a width of .03 stands in for a side of none: the gap of .03 is 1.5 standard errors, not five."""
+    ends = {"committed": (0.71, 0.65, 0.71), "run": (0.74, 0.73, 0.75)}
+    for (folder, row), count in zip(ends.items(), (2048, 64), strict=True):
+        table = pd.DataFrame([["add", *row]], columns=["way", "share", "share low", "share high"])
+        record = figures.provenance(notebook="04_inversion_table", count=count)
+        figures.save_table(table, "11_edits", tmp_path / folder, record)
+    assert check.compare(tmp_path / "run", tmp_path / "committed")[0]["agrees"].all()
 
 
 def test_cells_that_are_empty_name_a_row_too(tmp_path):
