@@ -2,11 +2,12 @@
 
 A number agrees when it is the same but for rounding, or when the other one lies in this run's 95 % interval. Times
 depend on the machine and are left out, as are the ends of intervals, tables of single pictures, trainings that the run
-does not have, and rows on which another effort bears (searches of fewer steps); tables that were made with other
-parameters too, which `unlike` names. At another scale (`stx.reports.scales`) both numbers are uncertain, and of a
-thousand some intervals miss each other by chance: a number agrees when the gap is no more than both intervals allow at
-0.05 over all such numbers (Bonferroni). Numbers with no interval, or one of no width, and those that rise with fewer
-pictures, are left out there. Verdicts agree unless they contradict each other where scales or efforts differ.
+does not have, numbers of searches that have no interval, and rows on which another effort bears (searches of fewer
+steps); tables that were made with other parameters too, which `unlike` names. At another scale (`stx.reports.scales`)
+both numbers are uncertain, and of a thousand some intervals miss each other by chance: a number agrees when the gap is no
+more than both intervals allow at 0.05 over all such numbers (Bonferroni). Numbers with no interval, or one of no width,
+and those that rise with fewer pictures, are left out there. Verdicts agree unless they contradict each other where
+scales or efforts differ.
 """
 
 import json
@@ -28,6 +29,7 @@ TIMED = re.compile(r"(?:^|[ ,(])(?:s|ms|seconds?|GiB)\b|times faster|per s\b|sha
 ENDS = ("low", "high")
 BESIDE = ("claims", "sweep_")  # files that are compared otherwise, or not at all
 BIASED = re.compile(r"SWD|FD-VGG16")  # what depends on how many pictures there are
+SEARCHED = re.compile(scales.EFFORTS["search_steps"])  # tens of steps make much of how a processor rounds
 
 
 def compare(run: str | Path, committed: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -106,13 +108,14 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     ends = [column for column in numeric if column.split(" ")[-1] in ENDS]
     timed = there["row"].map(lambda row: bool(TIMED.search(row))).to_numpy(bool)
     biased = there["row"].map(lambda row: bool(BIASED.search(row))).to_numpy(bool)
+    searched = there["row"].map(lambda row: bool(SEARCHED.search(row))).to_numpy(bool)
     rows = []
     for column in [column for column in numeric if column not in ends]:
         was = there[column].to_numpy(float)
         now = here[column].to_numpy(float) if column in here else np.full(len(there), np.nan)
         low, high = (_end(here, column, end) for end in ENDS)
         inside = (low <= was) & (was <= high) & np.isfinite(now)
-        chosen, gap = ~timed, np.full(len(there), np.nan)
+        chosen, gap = ~timed & (~searched | (high > low)), np.full(len(there), np.nan)
         if not as_many:
             both = (low, high), [_end(there, column, end) for end in ENDS]
             gap, inside = _gap(now, was, *both), False

@@ -237,6 +237,18 @@ def test_rows_of_effort_are_those_of_searches(name):
     assert not re.search(scales.EFFORTS["search_steps"], "04_table, L2, Research encoder")
 
 
+def test_searches_of_another_processor_are_compared_by_their_intervals(folders):
+    """Rounding grows in a search: in 11_refined two processors gave .1015 and .1022, with no interval there."""
+    table = pd.DataFrame({"method": ["W+ search from there", "ours"], "L2": [0.1015, 0.1015], "ID": 0.5})
+    ends = {"ID low": 0.4, "ID high": 0.6}
+    write(folders[1], "11_refined", table.assign(**ends))
+    low = {"ID low": [0.6, 0.4], "ID high": [0.8, 0.6]}
+    write(folders[0], "11_refined", table.assign(**low, L2=[0.1022, 0.1022], ID=[0.7, 0.5]))
+    found = check.compare(*folders)[0].query("table == '11_refined'")
+    wrong = found[~found["agrees"]][["row", "column"]].to_numpy().tolist()
+    assert len(found) == 3 and wrong == [["ours", "L2"], ["W+ search from there", "ID"]]
+
+
 def test_editors_of_fewer_updates_are_left_out_and_what_was_not_trained_is_not(tmp_path):
     for folder, steps in (("run", 400), ("committed", 2000)):
         table = quality(0.3).assign(method=["paper form", "matched pairs"], pictures=steps)
