@@ -4,10 +4,10 @@ A number agrees when it is the same but for rounding, or when the other one lies
 depend on the machine and are left out, as are the ends of intervals, tables of single pictures, trainings that the run
 does not have, numbers of searches that have no interval, and rows on which another effort bears (searches of fewer
 steps); tables that were made with other parameters too, which `unlike` names. At another scale (`stx.reports.scales`)
-both numbers are uncertain, and of a thousand some intervals miss each other by chance: a number agrees when the gap is no
-more than both intervals allow at 0.05 over all such numbers (Bonferroni). Numbers with no interval, or one of no width,
-and those that rise with fewer pictures, are left out there. Verdicts agree unless they contradict each other where
-scales or efforts differ.
+both numbers are uncertain, and of a thousand some intervals miss each other by chance: a number agrees when the gap is
+no more than both intervals allow at 0.05 over all such numbers (Bonferroni). Numbers with no interval, or one of no
+width, and those that rise with fewer pictures, are left out there. Verdicts agree unless they contradict each other
+where scales or efforts differ.
 """
 
 import json
