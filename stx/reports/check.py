@@ -12,7 +12,7 @@ where scales or efforts differ.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import NormalDist
 
@@ -62,7 +62,7 @@ def unlike(run: str | Path, committed: str | Path) -> list[str]:
         elif other_effort:
             table = read_table(committed / f"{name}.csv")
             rows = _keys(table, [column for column in table.columns if column not in table.select_dtypes("number")])
-            count = sum(bool(re.search(other_effort, f"{name}, {row}")) for row in rows)
+            count = _matching(other_effort, [f"{name}, {row}" for row in rows]).sum()
             found += [f"{name} ({count} of {len(rows)} rows)"] if count else []
     return found
 
@@ -103,12 +103,10 @@ def _numbers(run: Path, committed: Path, name: str) -> pd.DataFrame:
     here = here.assign(**{column: pd.to_numeric(here[column], errors="coerce") for column in numeric if column in here})
     there, here = _beside(there, here)
     if other_effort:
-        told = [bool(re.search(other_effort, f"{name}, {row}")) for row in there["row"]]
-        there, here = (table[~np.array(told, bool)] for table in (there, here))
+        other = _matching(other_effort, name + ", " + there["row"])
+        there, here = there[~other], here[~other]
     ends = [column for column in numeric if column.split(" ")[-1] in ENDS]
-    timed = there["row"].map(lambda row: bool(TIMED.search(row))).to_numpy(bool)
-    biased = there["row"].map(lambda row: bool(BIASED.search(row))).to_numpy(bool)
-    searched = there["row"].map(lambda row: bool(SEARCHED.search(row))).to_numpy(bool)
+    timed, biased, searched = (_matching(pattern, there["row"]) for pattern in (TIMED, BIASED, SEARCHED))
     rows = []
     for column in [column for column in numeric if column not in ends]:
         was = there[column].to_numpy(float)
@@ -141,6 +139,11 @@ def _beside(there: pd.DataFrame, here: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
     if both:
         there = there[there["row"].isin(here["row"]) | ~there["words"].isin(seen)]
     return there.drop(columns="words"), here.set_index("row").reindex(there["row"]).reset_index()
+
+
+def _matching(pattern: str | re.Pattern, rows: Iterable[str]) -> np.ndarray:
+    """In which of some words a regular expression is found."""
+    return np.array([bool(re.search(pattern, row)) for row in rows], bool)
 
 
 def _keys(table: pd.DataFrame, columns: list[str]) -> list[str]:
