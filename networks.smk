@@ -81,8 +81,8 @@ def work(wildcards):
         COMPARED: f"encoder --compared --method {method}",
         FOLDER: f"detail --method {method}",
     }[kind]
-    steps = f"--steps {BUDGET[kind]}" if method else ""
-    return f"train {words} {shlex.quote(DOMAIN)} --seed {SEED} --runs {shlex.quote(RUNS)} {steps}"
+    trained = f"--seed {SEED} --steps {BUDGET[kind]}" if method else ""
+    return f"train {words} {shlex.quote(DOMAIN)} --runs {shlex.quote(RUNS)} {trained}"
 
 
 rule all:

@@ -63,8 +63,8 @@ def invert_files(
 
     out: gets `codes-NNNNN.safetensors` (`ws [n, num_ws, w_dim]`), `index.json`, and with `reconstruct` for each code
     `NAME.png`, as large as the generator draws, and `NAME_pair.png`, input beside inversion as encoders see them.
-    Pictures whose codes are there are left out, changed ones are done again; of several processes each takes its share
-    of the shards. Another command that writes into the folder is waited for.
+    Files whose codes and pictures are there are left out, changed ones are done again; of several processes each takes
+    its share of the shards. Another command that writes into the folder is waited for.
     faces: invert every face of a photograph, aligned as FFHQ's. detail: how what codes lose is kept
     (`stx.detail.registry`): beside `ws` as `kept.NAME [n, ...]`, see `load_inversions`; pictures show it.
     Raises `WeightsError` for a folder with codes of other networks or a damaged shard, `FileError` for a full disk,
@@ -320,7 +320,7 @@ def _sole_writer(out: Path):
 def _check_output(out: Path, paths: Sequence[Path], settings: dict, reconstruct: bool) -> tuple[list[Row], Names, int]:
     """What is to be inverted, names for it and the next free shard, where nothing would be replaced that may not be."""
     there = {path: _rows(path, settings) for path in _shards(out)}
-    new, names = _new_rows(paths, there.values())
+    new, names = _new_rows(paths, there.values(), out if reconstruct else None)
     claim_codes(out)
     if reconstruct:
         claim_files([out / f"{row.name}{ending}.png" for row in new for ending in ("", PAIR)], paths)
@@ -368,17 +368,20 @@ def _names_in(out: Path) -> Names:
     return Names((path.stem, png_source(path) or str(path)) for path in out.glob("*.png"))
 
 
-def _new_rows(paths: Sequence[Path], there: Iterable[Sequence[Row]]) -> tuple[list[Row], Names]:
+def _new_rows(paths: Sequence[Path], there: Iterable[Sequence[Row]], out: Path | None) -> tuple[list[Row], Names]:
     """What is to be inverted: new and changed files, under the name they had or their stem, numbered where taken.
 
-    Beside them the names in use, where further faces find theirs.
+    Where pictures are wanted, in `out`, also files of which one is missing. Beside them the names in use, where further
+    faces find theirs.
     """
     there = list(there)
+    wanted = ((row, out / f"{row.name}{end}.png") for rows in there for row in rows for end in ("", PAIR) if out)
+    undrawn = {(row.source, row.stamp) for row, picture in wanted if not picture.is_file()}
     known = {row.source: row for rows in there for row in reversed(rows)}  # the first face names the photograph
     names, new = Names(((row.name, row.source) for rows in there for row in rows), endings=("", PAIR)), []
     for path in paths:
         was, stamp = known.get(str(path)), _stamp(path)
-        if was and was.stamp == stamp:
+        if was and was.stamp == stamp and (was.source, stamp) not in undrawn:
             continue
         name = was.name if was else names.reserve(path.stem, str(path))
         new.append(Row(name, str(path), stamp))

@@ -42,7 +42,7 @@ class InversionLoss(nn.Module):
         return parts
 
     def forward(self, target: Tensor, image: Tensor) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """The weighted sum over the batch, and the mean of each part."""
+        """The weighted sum of the parts, each a mean over the batch; and these means."""
         means = {name: value.mean() for name, value in self.parts(target, image).items()}
         total = sum(self.weights[name] * value for name, value in means.items())
         return total, {name: value.item() for name, value in means.items()}

@@ -1,7 +1,7 @@
 """Which attributes does a code show: logits and an embedding for each attribute of W+ codes (Hu et al. 2022, 3.3).
 
-A shared MLP, then for every attribute a linear embedding and a linear logit. The released LCNet_40 keeps two small
-layers for each of 40 attributes; here all of them are one batched product.
+A shared MLP, then for every attribute a linear embedding and a linear logit. The public code's LCNet_40, whose
+weights were never released, keeps two small layers for each of 40 attributes; here all are one batched product.
 """
 
 import functools

@@ -129,7 +129,7 @@ def swd_projections(
 ) -> list[np.ndarray]:
     """What the sliced Wasserstein distance compares: per pyramid level, patches seen along random directions.
 
-    Each `[b, patches, directions]`; 7x7 patches at random places, colours normalised over the set later.
+    Each `[b, patches, directions]`; 7x7 patches at random places, the same in all pictures.
     """
     random = torch.Generator().manual_seed(seed)
     levels = []

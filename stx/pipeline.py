@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stx import label_editing
+from stx import arguments, label_editing
 from stx.baselines import stylespace
 from stx.baselines.directions import COMPONENTS, FITTED, Directions, TokenMaps
 from stx.checkpoints import hub, weights
 from stx.detail import refinement
 from stx.detail import registry as detail
-from stx.detail.kept import Detail, Inversion, checked_codes, codes_of, joined, load_inversion
+from stx.detail.kept import Detail, Inversion, checked_codes, count_of, joined, load_inversion, split_codes
 from stx.detail.manifold import Manifold, Strangeness
 from stx.domains import datasets, images
 from stx.encoder import Encoder
@@ -40,12 +40,6 @@ MAX_STRENGTH = 1e4  # of an edit; codes of far larger ones are no numbers any mo
 WHOLE, TWICE, STEPS = 1.0, 2.0, 81  # strengths of edits: the usual one, the largest, and how many are tried
 
 Codes = Tensor | dict[str, Tensor] | Inversion  # W+ codes, StyleSpace vectors by layer, or codes with detail
-
-
-def split_codes(codes: Codes, size: int) -> Sequence[Codes]:
-    """Codes in parts of at most `size` pictures."""
-    count = len(next(iter(codes.values()))) if isinstance(codes, dict) else len(codes)
-    return [codes_of(codes, slice(i, i + size)) for i in range(0, max(count, 1), size)]
 
 
 @dataclass(frozen=True)
@@ -180,8 +174,8 @@ class Pipeline(hub.Pretrained):
     @torch.no_grad()
     def distortion(self, pictures, codes: Codes | None = None) -> Float[Tensor, "b"]:
         """LPIPS-Alex of pictures to those of their codes (default: as `invert` gives them)."""
-        image = self.images(pictures)
-        codes, alex = self.invert(image) if codes is None else codes, load_lpips("alex", self.device)
+        image, alex = self.images(pictures), load_lpips("alex", self.device)
+        codes = self._codes_of(image, codes)
         pairs = zip(image.split(GENERATE_BATCH), split_codes(codes, GENERATE_BATCH), strict=True)
         return torch.cat([alex(part, self.reconstruct(own)).flatten() for part, own in pairs])
 
@@ -203,9 +197,16 @@ class Pipeline(hub.Pretrained):
                 f"{self.folder}/manifold: missing, or of another encoder; make it (`stx train manifold`)"
             )
         image = self.images(pictures)
-        ws = self.invert(image) if ws is None else ws
+        ws = self._codes_of(image, ws.ws if isinstance(ws, Inversion) else ws)
         with torch.no_grad():
             return self.manifold(ws, self.distortion(image, ws))
+
+    def _codes_of(self, image: Float[Tensor, "b 3 h w"], codes: Codes | None) -> Codes:
+        """The codes of pictures: those given, which must be as many, else as `invert` gives them."""
+        codes = self.invert(image) if codes is None else checked_codes(codes, self.generator)
+        if count_of(codes) != len(image):
+            raise InputError(f"{count_of(codes)} codes for {len(image)} pictures: expected one for each")
+        return codes
 
     @plain_torch()
     @torch.no_grad()
@@ -214,12 +215,14 @@ class Pipeline(hub.Pretrained):
 
         Raises `EditError` for what is no number, or for less than one code.
         """
-        count, seed = (_number(value, name, operator.index) for name, value in (("count", count), ("seed", seed)))
+        count, seed = (arguments.number(n, name, operator.index) for n, name in ((count, "count"), (seed, "seed")))
         if count < 1:
             raise EditError(f"count {count}: expected at least 1")
-        g = self.generator
+        if not -(2**63) <= seed < 2**64:
+            raise EditError(f"seed {seed}: expected one of 64 bits")
+        g, psi = self.generator, arguments.number(psi, "psi")
         z = torch.randn(count, g.w_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
-        return g.broadcast(g.truncate(g.mapping(z), _number(psi, "psi"), g.w_avg()))
+        return g.broadcast(g.truncate(g.mapping(z), psi, g.w_avg()))
 
     @plain_torch()
     @torch.no_grad()
@@ -256,20 +259,24 @@ class Pipeline(hub.Pretrained):
             like = checked_codes(like.ws if isinstance(like, Inversion) else like, self.generator)
             if len(like) != 1:
                 raise EditError(f"like: {len(like)} codes; expected that of one reference")
-        if not abs(_number(strength, "strength")) <= MAX_STRENGTH:
+        strength = arguments.number(strength, "strength")
+        if abs(strength) > MAX_STRENGTH:
             raise EditError(f"strength {strength}: expected at most {MAX_STRENGTH:g} (1 is a whole edit)")
-        add, remove = ([names] if isinstance(names, str) else [str(n) for n in names or ()] for names in (add, remove))
+        add, remove = arguments.names(add, "add"), arguments.names(remove, "remove")
         if like is not None and not add:
             raise EditError("like: the kind of what is added, and nothing is")
         both = [name for name in add if name in remove]
         if both:
             raise EditError(f"{both[0]}: both to add and to remove")
-        if until is not None and not 0 < _number(until, "until") < 1:
+        until = None if until is None else arguments.number(until, "until")
+        if until is not None and not 0 < until < 1:
             raise EditError(f"until a probability of {until}: expected one between 0 and 1")
         channels = []
         for name, target in [*((name, 1.0) for name in add), *((name, 0.0) for name in remove)]:
             signed = strength if target else -strength
             if name.startswith("stylespace:"):
+                if until is not None or like is not None or tokens is not None:
+                    raise EditError(f"{name}: a channel of one layer, which until, like and tokens are not for")
                 place = stylespace.channel(self.generator, name.partition(":")[2], self.sample(CHANNEL_CODES))
                 channels.append((place, signed))
             elif (step := self._step(name, ws)) is not None:
@@ -279,10 +286,7 @@ class Pipeline(hub.Pretrained):
             else:
                 ws = self._change_attribute(ws, name, target, strength, until, like)
         if tokens is not None:
-            places, most = np.ravel(tokens), self.generator.num_ws - 1
-            if places.shape != (2,) or places.dtype.kind != "i" or not 0 <= places[0] <= places[1] <= most:
-                raise EditError(f"tokens {tokens}: expected two of 0 to {most}")
-            first, last = places.tolist()
+            first, last = arguments.places(tokens, self.generator.num_ws - 1)
             ws = torch.cat([start[:, :first], ws[:, first : last + 1], start[:, last + 1 :]], 1)
         if not channels:
             return ws
@@ -366,7 +370,7 @@ class Pipeline(hub.Pretrained):
             raise EditError(self._unknown(name))
         net = self._directions(kind)
         number = number if colon else "0"
-        if not number.isdecimal() or int(number) >= net.count:
+        if not number.isdecimal() or len(number) > 9 or int(number) >= net.count:
             raise EditError(f"{name}: {kind} has the directions 0 to {net.count - 1}")
         return net.moves(ws, int(number))
 
@@ -426,13 +430,6 @@ def _unit(net: Directions | TokenMaps) -> str:
     if isinstance(net, TokenMaps):
         return "a whole edit"
     return "a length of 1 in W" if bool((net.std == 1).all()) else "a standard deviation of the component"
-
-
-def _number(value, name: str, kind: Callable = float) -> float | int:
-    try:
-        return kind(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise EditError(f"{name} {value!r}: expected a {'number' if kind is float else 'whole number'}") from None
 
 
 def check_fit(generator: nn.Module, encoder: nn.Module, domain: datasets.Domain) -> None:

@@ -42,6 +42,12 @@ def _train(
     for_encoders = [name for name in ("accumulate", "precision") if name in given] + ["more"] * bool(more)
     if network != "encoder" and (for_encoders or compared):
         raise InputError("--accumulate, --precision, --compared and --more are for encoders")
+    if network == "manifold" and (method or given["seed"] or given.keys() & {"steps", "batch", "lr"}):
+        raise InputError("a manifold is fitted in one way: no --method, --steps, --batch, --lr or --seed")
+    if network == "generator" and method:
+        raise InputError("--method is for encoders and detail")
+    if network != "generator" and resolution:
+        raise InputError("--resolution is for a new generator; other networks are of the size of the one that is there")
     if more and "steps" in given:
         raise InputError("--more goes on for that many updates; --steps begins anew: one of them")
     if more:

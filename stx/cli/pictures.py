@@ -1,6 +1,8 @@
 """Commands for pictures: `stx invert`, `edit`, `align`."""
 
+import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def _invert(
     from stx.files.outputs import claim_output
 
     add_own(own)
-    paths = images.names_of(pictures)
+    paths = _each_once(images.names_of(pictures))
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
     options = {"faces": align, "reconstruct": not codes_only, "shard": shard, "detail": detail}
@@ -78,7 +80,11 @@ def _invert(
 @click.option("--strength", type=Number(0), default=1.0, show_default=True, help="1 is a whole edit")
 @click.option("--tokens", metavar="A-B", help="only these of the code's tokens, counted from 0")
 @click.option("--until", type=Number(0, 1, True, True), metavar="P", help="go on until it is so probable")
-@click.option("--like", metavar="REFERENCE", help="a picture whose kind of the added attributes is taken")
+@click.option(
+    "--like",
+    metavar="REFERENCE",
+    help="a picture (with --align a photograph) whose kind of the added is taken",
+)
 @click.option("--detail", default="codes", metavar="METHOD", help="keep what codes lose: feature_editor, hfgi, ...")
 @click.option("--out", type=FOLDER, metavar="DIR", help="gets NAME.png")
 @click.option("--domain", default="avatars", show_default=True, help="avatars, ffhq, cars or a folder of pictures")
@@ -116,6 +122,7 @@ def _edit(
         look_for([options["like"]])
         options["like"] = one_picture(options["like"], "a kind is taken from")
     from stx import batch, photographs, pipeline
+    from stx.domains import align as faces
     from stx.domains import images, video
     from stx.files.outputs import claim_output
 
@@ -130,10 +137,13 @@ def _edit(
         raise InputError(f"{told}; give the photographs themselves to --align and --paste")
     if detail != "codes" and folders:
         raise InputError(f"{folders[0]}: what is kept of codes was told when they were inverted; leave --detail out")
-    paths = images.names_of([given for given in pictures if Path(given) not in [*folders, *films]])
+    paths = _each_once(images.names_of([given for given in pictures if Path(given) not in [*folders, *films]]))
     claim_output(out, [*pictures, domain], locked=True)
     pipe = pipeline.load(domain, device=device, encoder=encoder, generator=generator)
-    options["like"] = pipe.invert(options["like"]) if options["like"] else None
+    if options["like"]:
+        kind = [options["like"]]
+        kind = faces.faces_in(*kind, pipe.domain.resolution, device=pipe.device)[:1] if align or paste else kind
+        options["like"] = pipe.invert(kind)
     pipe.detail(detail)
     pipe.edit(pipe.sample(1), **options)  # an unknown attribute is told before anything is written
 
@@ -149,6 +159,11 @@ def _edit(
         print(f"stx: {reason}", file=sys.stderr)
     print(f"{done + len(paths) - len(failed)} of {done + len(paths)} pictures edited; in {out}")
     return exit_code(len(failed), done + len(paths))
+
+
+def _each_once(paths: Sequence[Path]) -> list[Path]:
+    """Files that were named twice, by themselves or in a folder, only once, under their first name."""
+    return list({Path(os.path.realpath(path.parent)) / path.name: path for path in reversed(paths)}.values())[::-1]
 
 
 def _tell_editable(domain: str, device: str, encoder: str, generator: str) -> int:
@@ -187,7 +202,7 @@ def _align(pictures: tuple[str, ...], out: Path, size: int, device: str) -> int:
     from stx.domains import images
     from stx.runtime import pick_device
 
-    paths, device = images.names_of(pictures), pick_device(device)
+    paths, device = _each_once(images.names_of(pictures)), pick_device(device)
     failed = len(batch.align_files(paths, out, size, inputs=pictures, device=device))
     print(f"{len(paths) - failed} of {len(paths)} photographs had faces; crops of {size} px in {out}")
     return exit_code(failed, len(paths))
@@ -205,16 +220,19 @@ def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
     names = styles.attributes(style)
     import pandas as pd
 
-    from stx.domains.images import save_image
+    from stx.domains.images import SUFFIXES, save_image
     from stx.files.outputs import claim_files, lock_output
     from stx.reports.figures import provenance, save_table
     from stx.runtime import progress
 
-    claim_files([*(out / file for file in styles.files(count)), out / "labels.csv", out / "labels.md"])
-    rows = []
+    files, rows = styles.files(count), []
+    pictures = {path.relative_to(out).as_posix() for path in out.glob("*/*") if path.suffix.lower() in SUFFIXES}
+    if others := pictures - set(files):
+        raise InputError(f"{out}: has {len(others)} other pictures, such as {min(others)}; name another folder")
+    claim_files([*(out / file for file in files), out / "labels.csv", out / "labels.md"])
     with lock_output(out, wait=False):
         drawn = styles.drawings(style, count, resolution=resolution, seed=seed)
-        for name, picture, labels in progress(drawn, total=count, desc=f"drawing {style}", unit="img"):
+        for name, picture, labels in progress(drawn, total=len(files), desc=f"drawing {style}", unit="img"):
             save_image(picture, out / name)
             rows.append([name, *labels.astype(int)])
         record = provenance(command="stx draw", style=style, count=count, resolution=resolution, seed=seed)

@@ -108,18 +108,19 @@ def _score(file: Path | None, domain: str, scale: str, out: Path | None, seed: i
 )
 @click.option("--check", is_flag=True, help="write nothing; exit code 1 where a number is stale")
 def _readme(file: Path, figures: Path, check: bool) -> int:
-    from stx.files.atomic import write_text
+    from stx.files.atomic import atomic_write
     from stx.reports import readme
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{file}: not a text in UTF-8; save it as one") from None
     text, stale = readme.fill(text, figures)
     for words in stale:
         print(f"{'stale' if check else 'filled'}: {words}")
     if stale and not check:
-        write_text(file, text)
+        with atomic_write(file) as part:
+            part.write_bytes(text.encode("utf-8"))  # with the ends of lines that it had
     print(f"{file}: {len(stale)} places {'stale' if check else 'filled anew'}")
     return 1 if check and stale else 0
 

@@ -88,6 +88,16 @@ def codes_of(codes, chosen: slice | Sequence[int] | Tensor):
     return {name: value[chosen] for name, value in codes.items()} if isinstance(codes, dict) else codes[chosen]
 
 
+def count_of(codes) -> int:
+    """Of how many pictures codes of any kind are."""
+    return len(next(iter(codes.values()))) if isinstance(codes, dict) else len(codes)
+
+
+def split_codes(codes, size: int) -> list:
+    """Codes of any kind in parts of at most `size` pictures."""
+    return [codes_of(codes, slice(i, i + size)) for i in range(0, max(count_of(codes), 1), size)]
+
+
 def checked_codes(codes, generator: Generator) -> "Ws | Styles | Inversion":
     """Codes of any kind as a generator draws them: W+ `[b, num_ws, w_dim]` as finite floats on its device.
 

@@ -70,7 +70,7 @@ class Manifold(Configured, nn.Module):
 
     def distance(self, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, "b"]:
         """The root mean square of a code's coordinates, each in its own standard deviation. About 1 in the domain."""
-        if ws[0].numel() != len(self.mean):
+        if ws.flatten(1).shape[1] != len(self.mean):
             raise InputError(f"codes of shape {tuple(ws.shape)}: expected {len(self.mean)} numbers a picture")
         centred = ws.flatten(1).to(self.mean) - self.mean
         along = centred @ self.basis

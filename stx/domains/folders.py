@@ -91,7 +91,9 @@ def _read_labels(path: Path, names: list[str]) -> tuple[tuple[str, ...], np.ndar
             continue
         if len(row) != len(header) or any(not re.fullmatch(r"-1|0|1", cell) for cell in row[1:]):
             raise DomainError(f"{path}, line {number}: expected a file name and {len(header) - 1} values of 0 or 1")
-        table[row[0]] = [int(cell) > 0 for cell in row[1:]]
+        shown = [int(cell) > 0 for cell in row[1:]]
+        if table.setdefault(row[0], shown) != shown:
+            raise DomainError(f"{path}, line {number}: {row[0]} has other labels in a line before; leave one of them")
     missing = [name for name in names if name not in table]
     if missing:
         raise DomainError(

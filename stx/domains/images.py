@@ -7,6 +7,7 @@ everywhere, and a broken one is refused with its name.
 import contextlib
 import functools
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -163,20 +164,26 @@ def save_image(image: UInt8[np.ndarray, "h w 3"], path: str | Path, *, source: s
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The picture files below a folder, sorted, without hidden ones and folders below it that stx writes into.
+    """The picture files below a folder and folders linked there, sorted, without hidden ones and those stx writes into.
 
     Raises `ImageError` when there are none.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES + HEIF and p.is_file())
-    ours = {lock.parent for lock in folder.rglob(LOCK)} - {folder}
-    shown = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    files = sorted(p for p in shown if ours.isdisjoint(p.parents))
+    files = sorted(p for p in _shown(folder) if p.suffix.lower() in SUFFIXES + HEIF and p.is_file())
     if not files:
         raise ImageError(f"{folder}: no pictures in this folder (looked for {', '.join(SUFFIXES)})")
     return files
+
+
+def _shown(folder: Path) -> Iterator[Path]:
+    """The files below a folder, those of linked folders too, but not what is hidden or where stx writes."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        above = [os.path.realpath(place), *map(str, Path(os.path.realpath(place)).parents)]
+        below = [name for name in folders if not name.startswith(".") and not Path(place, name, LOCK).is_file()]
+        folders[:] = [name for name in below if os.path.realpath(Path(place, name)) not in above]  # a link in a circle
+        yield from (Path(place, name) for name in files if not name.startswith("."))
 
 
 def grid(images: UInt8[np.ndarray, "n h w 3"], columns: int) -> UInt8[np.ndarray, "height width 3"]:

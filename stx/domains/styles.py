@@ -68,8 +68,12 @@ def drawings(
 
 
 def files(count: int) -> list[str]:
-    """The paths of `count` drawings below their folder: `train/00000.png`, ..."""
-    return [f"{split}/{i:05d}.png" for split, share in SPLITS.items() for i in range(max(round(share * count), 1))]
+    """The paths of `count` drawings below their folder: `train/00000.png`, ... Raises `DomainError` for too few."""
+    if count < len(SPLITS):
+        raise DomainError(f"{count} drawings: expected at least {len(SPLITS)}, one for each of {', '.join(SPLITS)}")
+    counts = {split: max(round(share * count), 1) for split, share in SPLITS.items()}
+    counts["train"] += count - sum(counts.values())
+    return [f"{split}/{i:05d}.png" for split, n in counts.items() for i in range(n)]
 
 
 def labels(style: str, given: dict) -> Bool[np.ndarray, "attributes"]:

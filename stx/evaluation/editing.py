@@ -21,10 +21,11 @@ from stx.baselines.directions import GANSpace, InterFaceGAN, SeFa, conditioned
 from stx.baselines.learned_editing import LatentCLR, LatentTransformer, StyleFlow
 from stx.baselines.registry import EDITORS
 from stx.baselines.stylespace import StyleSpace
+from stx.detail.kept import split_codes
 from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
 from stx.matched_pairs import MatchedPairs
 from stx.perception.lpips import load_lpips, vgg16_features
-from stx.pipeline import Codes, Pipeline, split_codes
+from stx.pipeline import Codes, Pipeline
 
 Edit = Callable[[float], Tensor | dict[str, Tensor]]
 Method = Callable[[Tensor, int, float], Edit]

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from stx import label_editing, resampling
+from stx.detail.kept import split_codes
 from stx.domains import avatars, counterparts
 from stx.domains.avatars import Avatar
 from stx.domains.images import to_tensor
@@ -25,7 +26,7 @@ from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
 from stx.files.errors import InputError
 from stx.matched_pairs import MatchedPairs
 from stx.perception.lpips import load_lpips
-from stx.pipeline import Codes, Pipeline, split_codes
+from stx.pipeline import Codes, Pipeline
 from stx.runtime import progress
 
 WAYS = ("remove", "add")  # by target
@@ -287,7 +288,7 @@ def summarise(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> p
     """
     rows = []
     for way, part in table.groupby("way", sort=True):
-        row = {"way": way, "pictures": len(part)}
+        row = {"way": way, "edits": len(part)}
         for name in part.columns.drop(["attribute", "way", "picture"]):
             of = np.nanmedian if name == "share of the way" else np.nanmean
             found = resampling.mean(part, name, of=of, resamples=resamples, seed=seed)

@@ -49,7 +49,7 @@ def add_methods(file: str | Path) -> list[str]:
     encoders = [name for name, method in METHODS.items() if not method.network.__module__.startswith("stx.")]
     parts = ["inversion"] * bool(encoders or INVERTERS) + ["editing"] * bool(EDITORS)
     if not parts:
-        raise InputError(f"{file}: registers no method; call `stx.baselines.registry.register` as in README.md")
+        raise InputError(f"{file}: registers no method; call `stx.baselines.registry.register` as in docs/method.md")
     return parts
 
 

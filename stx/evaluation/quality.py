@@ -11,10 +11,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from stx import metrics
+from stx.detail.kept import split_codes
 from stx.domains import images
 from stx.domains.splits import Dataset
 from stx.perception.lpips import load_lpips, real_features, vgg16_features
-from stx.pipeline import Codes, Pipeline, split_codes
+from stx.pipeline import Codes, Pipeline
 from stx.runtime import batched, batches, progress
 
 MEASURE_BATCH = 64

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from stx.files.errors import InputError
-from stx.reports import scales
+from stx.reports import claims, scales
 from stx.reports.figures import read_table
 
 LEVEL = NormalDist().inv_cdf(0.975)  # standard errors in half of a 95 % interval
@@ -191,5 +191,4 @@ def _verdict_of(path: Path) -> pd.Series:
     """Verdicts by claim; none where there is no table."""
     if not path.is_file():
         return pd.Series(dtype=object)
-    table = read_table(path, words=["claim", "verdict"]).dropna(subset=["verdict"])
-    return table.set_index("claim")["verdict"]
+    return claims.verdicts(path)["verdict"]

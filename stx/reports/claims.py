@@ -15,6 +15,7 @@ import pandas as pd
 from filelock import FileLock
 
 from stx import resampling
+from stx.files.errors import InputError
 from stx.reports import scales
 from stx.reports.figures import read_table, save_table
 from stx.resampling import Interval
@@ -106,14 +107,25 @@ def read(path: str | Path) -> pd.DataFrame:
     return table.fillna(dict.fromkeys([*words, "verdict"], ""))
 
 
+def verdicts(path: str | Path) -> pd.DataFrame:
+    """The claims of a `claims.csv`, a row each without what bears on it. Raises `InputError` as `read` does."""
+    found = read(path)
+    found = found[found["comparison"] == ""].set_index("claim")
+    if twins := sorted(found.index[found.index.duplicated()]):
+        raise InputError(f"{path}: the claim '{twins[0]}' is there twice; run the notebook again")
+    return found
+
+
 def side_by_side(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.DataFrame:
     """Each claim's verdict in several runs, in `claims_side_by_side.csv` and `.md`; those that differ first.
 
     runs: folders with a `claims.csv`, by name. A claim that a run did not ask is "not asked" there; whether verdicts
-    agree is then told only where those asked differ. Raises `InputError` for a folder without the table.
+    agree is then told only where those asked differ. Raises `InputError` for a folder without the table and for a name
+    that another column has.
     """
-    tables = {name: read(Path(folder) / "claims.csv") for name, folder in runs.items()}
-    asked = {name: found[found["comparison"] == ""].set_index("claim") for name, found in tables.items()}
+    if taken := sorted({"claim", "agree"} & runs.keys()):
+        raise InputError(f"a run called {taken[0]!r}: a column of the table has that name; give it another")
+    asked = {name: verdicts(Path(folder) / "claims.csv") for name, folder in runs.items()}
     order = pd.concat([found["notebook"] for found in asked.values()])
     table = pd.DataFrame(index=order[~order.index.duplicated()].sort_values(kind="stable").index)
     for name, found in asked.items():

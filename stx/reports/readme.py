@@ -48,7 +48,7 @@ def fill(text: str, figures: Path) -> tuple[str, list[str]]:
         begins, words, was, ends = place.groups()
         try:
             now = _told(shlex.split(words), figures)
-        except (InputError, ValueError, LookupError, TypeError) as error:
+        except (InputError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(f"the place '{words}': {' '.join(str(error).split())}") from None
         if now != was:
             stale.append(words)

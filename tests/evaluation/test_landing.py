@@ -169,7 +169,7 @@ def test_ways_are_means_over_attributes_and_of_the_way_their_median():
     found = landing.summarise(table, resamples=100).iloc[0]
     assert found["shown"] == pytest.approx(1 / 3) and found["share of the way"] == 0.5
     assert found["shown low"] == pytest.approx(found["shown high"])
-    assert "picture" not in found and found["pictures"] == 110
+    assert "picture" not in found and found["edits"] == 110
 
 
 def test_too_few_pictures_for_a_case_are_told(labels):

@@ -1,0 +1,200 @@
+"""Things that do not fit together: codes and pictures, options and networks, files that are there twice."""
+
+import jaxtyping
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import stx
+from stx import cli
+from stx.domains import align, avatars, datasets, images
+from stx.files.errors import DomainError, EditError, InputError
+from stx.reports import claims, figures, readme
+from tests.faults.test_habits import stx as command
+
+NAN, TOO_LARGE = float("nan"), 2**70
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch):
+    """As outside of tests: annotations are not checked."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return stx.load("avatars", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def ws(pipe):
+    return pipe.sample(2)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder of its own, with two avatars in `faces`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faces").mkdir()
+    for name, avatar in zip("ab", avatars.sample("test"), strict=False):
+        Image.fromarray(avatars.draw(avatar)).save(tmp_path / "faces" / f"{name}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("measure", ["distortion", "strangeness"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_codes_of_other_pictures(pipe, measure, count):
+    """Codes that are not as many as the pictures are refused: none is held against another picture."""
+    with pytest.raises(InputError, match=rf"{count} codes for 2 pictures"):
+        getattr(pipe, measure)(["faces/a.png", "faces/b.png"], pipe.sample(count))
+
+
+def test_codes_of_other_kinds(pipe):
+    """Codes as an array or as an inversion are measured as those of a tensor; an empty dict is refused."""
+    found = pipe.invert_detail(["faces/a.png", "faces/b.png"], "codes")
+    known = pipe.strangeness("faces", found.ws).score
+    for codes in (found, found.ws.numpy(), None):
+        assert torch.allclose(pipe.strangeness("faces", codes).score, known, atol=1e-4)
+    with pytest.raises(InputError, match="StyleSpace"):
+        pipe.distortion("faces", {})
+    assert pipe.strangeness(torch.zeros(0, 3, 64, 64)).score.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"add": "sefa:0", "strength": "much"}, id="strength in words"),
+        pytest.param({"add": "sefa:0", "strength": NAN}, id="strength that is no number"),
+        pytest.param({"add": "Eyeglasses", "until": "often"}, id="until in words"),
+        pytest.param({"add": 5}, id="a number for a name"),
+        pytest.param({"add": "Eyeglasses", "tokens": (0, [1, 2])}, id="tokens of tokens"),
+        pytest.param({"add": f"sefa:{'9' * 5000}"}, id="a component of 5,000 digits"),
+        pytest.param({"add": "stylespace:6_50", "until": 0.9}, id="a channel until"),
+        pytest.param({"add": "stylespace:6_50", "tokens": (0, 1)}, id="tokens of a channel"),
+        pytest.param({"add": "stylespace:6_50", "like": torch.zeros(1, 10, 256)}, id="a channel like"),
+    ],
+)
+def test_what_edit_refuses(pipe, ws, given):
+    """What an edit cannot follow is refused, and not left out without a word."""
+    with pytest.raises(EditError):
+        pipe.edit(ws, **given)
+
+
+def test_numbers_as_text_and_names_as_arrays(pipe, ws):
+    """A strength or a probability as text, and names as an array, mean what they say."""
+    for given, same in (
+        ({"add": "sefa:0", "strength": "2"}, {"add": "sefa:0", "strength": 2}),
+        ({"add": "Eyeglasses", "until": "0.5"}, {"add": "Eyeglasses", "until": 0.5}),
+        ({"add": np.array(["Beard", "Smiling"])}, {"add": ["Beard", "Smiling"]}),
+    ):
+        assert torch.equal(pipe.edit(ws, **given), pipe.edit(ws, **same))
+
+
+@pytest.mark.parametrize("given", [{"psi": NAN}, {"seed": TOO_LARGE}, {"seed": NAN}], ids=str)
+def test_samples_of_no_number(pipe, given):
+    """Samples by a number that is none, or of more than 64 bits, are refused."""
+    with pytest.raises(EditError):
+        pipe.sample(1, **given)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param("encoder avatars --resolution 64", id="resolution of an encoder"),
+        pytest.param("generator faces --method psp", id="method of a generator"),
+        *(pytest.param(f"manifold avatars --{name} 3", id=f"{name} of a manifold") for name in ("steps", "seed", "lr")),
+    ],
+)
+def test_options_of_other_networks(here, capsys, words):
+    """Options that a network's training has no use for are refused, and not recorded as if they had been used."""
+    assert command("train", *words.split(), "--out", "o", "--runs", "r") == 2
+    assert "--" in capsys.readouterr().err and not (here / "o").exists() and not (here / "r").exists()
+
+
+def test_drawings_beside_others(here, capsys):
+    """Drawings go into no folder with more drawings, whose labels would be lost; a domain has as many as asked for."""
+    assert command("draw", "bottts", "--count", 5, "--resolution", 8, "--out", "o") == 0
+    assert len(datasets.load("o", resolution=8).split("train")) == 3
+    before = sorted(here.glob("o/**/*"))
+    assert command("draw", "bottts", "--count", 3, "--resolution", 8, "--out", "o") == 2
+    assert "2 other pictures" in capsys.readouterr().err and sorted(here.glob("o/**/*")) == before
+    assert command("draw", "bottts", "--count", 2, "--out", "two") == 2
+
+
+def test_pictures_that_were_left_out(here, capsys):
+    """A picture that was not drawn with its code, or was deleted, is drawn when it is asked for."""
+    assert command("invert", "faces", "--out", "o", "--codes-only") == 0 and not list(here.glob("o/*.png"))
+    assert command("invert", "faces", "--out", "o") == 0 and len(list(here.glob("o/*.png"))) == 4
+    (here / "o" / "a_pair.png").unlink()
+    capsys.readouterr()
+    assert command("invert", "faces", "--out", "o") == 0
+    assert "(1 of them before)" in capsys.readouterr().out and len(list(here.glob("o/*.png"))) == 4
+    assert command("invert", "faces", "--out", "o") == 0
+    assert "(2 of them before)" in capsys.readouterr().out
+
+
+def test_files_that_are_named_twice(here, capsys):
+    """A file that is named twice, by itself and in its folder, is counted once, with its fault."""
+    (here / "faces" / "bad.png").touch()
+    assert command("invert", "faces/bad.png", here / "faces" / "bad.png", "--out", "o") == 2
+    assert command("invert", "faces", "faces/bad.png", "faces/a.png", "--out", "o") == 1
+    assert "2 of 3 pictures inverted" in capsys.readouterr().out
+
+
+def test_labels_that_contradict(here):
+    """Two lines of labels for one picture are told where they differ."""
+    table = "file,Bald\na.png,1\nb.png,0\na.png,{}\n"
+    (here / "faces" / "labels.csv").write_text(table.format(1))
+    assert datasets.load("faces").attributes == ("Bald",)
+    (here / "faces" / "labels.csv").write_text(table.format(0))
+    with pytest.raises(DomainError, match=r"line 4: a\.png has other labels"):
+        datasets.load("faces")
+
+
+def test_linked_folders(here):
+    """Pictures of a linked folder are found; links in circles end, what is hidden or made by stx is left out."""
+    (here / "links" / "own").mkdir(parents=True)
+    (here / "links" / "more").symlink_to(here / "faces")
+    (here / "links" / "own" / "back").symlink_to(here / "links")
+    (here / "links" / ".hidden").symlink_to(here / "faces")
+    found = [path.relative_to(here / "links").as_posix() for path in images.list_images(here / "links")]
+    assert found == ["more/a.png", "more/b.png"]
+    assert command("invert", "links/more/a.png", "--out", "links/own") == 0
+    assert len(images.list_images(here / "links")) == 2
+
+
+def test_a_reference_on_a_photograph(here, monkeypatch):
+    """The kind of an attribute is taken from the face on a photograph, cut out like those that are edited."""
+    cut = []
+    monkeypatch.setattr(align, "faces_in", lambda path, *_, **__: cut.append(str(path)) or [images.read_image(path)])
+    command("edit", "faces/a.png", "--align", "--add", "Bald", "--like", "faces/b.png", "--out", "o")
+    assert cut[0] == "faces/b.png"
+
+
+def test_claims_that_are_told_twice(here, capsys):
+    """A run named like a column of the table of verdicts, and a claim that is there twice, are told in one line."""
+    found = claims.Interval(1.0, 0.5, 1.5, 0.001, 9)
+    record = figures.provenance(notebook="t")
+    claims.save([claims.evidence("it holds", "s", "c", "u", found, "04")], here / "run", record)
+    assert cli.main(["claims", "claim=run", "b=run", "--out", "o"]) == 2
+    assert cli.main(["claims", "agree=run", "b=run", "--out", "o"]) == 2
+    table = pd.read_csv(here / "run" / "claims.csv")
+    (here / "twice").mkdir()
+    pd.concat([table, table]).to_csv(here / "twice" / "claims.csv", index=False)
+    assert cli.main(["claims", "a=twice", "b=run", "--out", "o"]) == 2
+    assert "there twice" in capsys.readouterr().err
+
+
+def test_places_that_no_number_fills(here):
+    """A place whose table lacks a column or has no finite number is named; ends of lines stay as they were."""
+    (here / "q.csv").write_text("value\ninf\n")
+    (here / "03_quality.csv").write_text("metric,val\nL2,1\n")
+    for place in ("q value ,d", "table quality"):
+        with pytest.raises(InputError, match="the place"):
+            readme.fill(f"<!-- stx: {place} -->x<!-- /stx -->", here)
+    (here / "q.csv").write_text("value\n3\n")
+    (here / "T.md").write_bytes(b"one\r\n<!-- stx: q value d -->x<!-- /stx -->\r\n")
+    assert cli.main(["readme", "T.md", "--figures", "."]) == 0
+    assert (here / "T.md").read_bytes() == b"one\r\n<!-- stx: q value d -->3<!-- /stx -->\r\n"
