@@ -56,7 +56,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 LABELLED = ["00_domain", "05_latent_classifier", *(f"{FOLDER}/{name}" for name in TRAINED)] if WORLD.attributes else []
 ALL = ["01_generator", "02_train_inversion", "manifold", *(f"{COMPARED}/{name}" for name in METHODS), *LABELLED]
-NEEDS = {  # where a training begins after another's end; the rest needs the generator
+FIRST = ["01_generator", *LABELLED[:1]]  # what the losses of an encoder have: the generator, and identity where it is made
+NEEDS = {  # where a training begins after another's end; the rest begins after `FIRST`
     "01_generator": [],
     "00_domain": [],
     "manifold": ["02_train_inversion"],
@@ -65,7 +66,7 @@ NEEDS = {  # where a training begins after another's end; the rest needs the gen
 
 
 def before(wildcards):
-    return [f"{DONE}/{name}" for name in NEEDS.get(wildcards.name, ["01_generator"])]
+    return [f"{DONE}/{name}" for name in NEEDS.get(wildcards.name, FIRST)]
 
 
 def work(wildcards):
