@@ -13,19 +13,23 @@ from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Discriminator, Generator
 
 
-def write(networks: dict[str, nn.Module], form: str, path: str | Path, notes: dict | None = None) -> None:
+def write(networks: dict[str, nn.Module], form: str, path: str | Path, notes: dict | None = None) -> list[str]:
     """Writes public names. form: "rosinality" (generator, and StyleGAN2's discriminator) or "official" (encoder too).
 
-    notes: of the networks; `opts` of an official file are written back. Raises `WeightsError` for a missing network.
+    notes: of the networks; `opts` of an official file are written back. Returns which of them it has.
+    Raises `WeightsError` for a missing network, `FileError` where the file of a network of ours would be replaced.
     """
     maker = {"rosinality": _to_rosinality, "official": _to_official}.get(form)
     if maker is None:
         raise WeightsError(f"unknown form {form!r}: expected rosinality or official")
-    claim_files([Path(path)])
+    path = Path(path)
+    claim_files([path], [file for file in path.parent.glob("*.safetensors") if (path.parent / "config.json").is_file()])
     content = maker(networks, notes or {}) | {"made_by": "stx"}  # by which a second export knows the first
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(Path(path)) as part:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as part:
         torch.save(content, part)
+    held = {"generator": True, "discriminator": "d" in content, "style_transformer": form == "official"}
+    return [name for name in networks if held.get(name)]
 
 
 def _to_rosinality(networks: dict[str, nn.Module], notes: dict) -> dict:

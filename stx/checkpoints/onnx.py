@@ -168,6 +168,8 @@ def write(folder: str | Path, out: str | Path, *, encoder: str = ENCODER, genera
         raise InputError(f"{', '.join(missing)} not installed: `pip install {' '.join(NEEDED)}`, or the extra `web`")
     folder, out = Path(folder), Path(out)
     draws = weights.load(folder / generator)
+    if not isinstance(draws, Generator):
+        raise WeightsError(f"{folder / generator}: a {type(draws).__name__} is no generator of pictures")
     domain = _domain(folder, draws)
     graphs = dict(_graphs(folder, draws, domain, encoder))
     claim_files(out / name for name in ["graphs.json", *(f"{name}.onnx" for name in graphs)])

@@ -65,6 +65,15 @@ NETWORKS = {
     "hyperstyle": HyperStyle,
 }
 
+EXPECTED = {  # the class of what has one of these names in a domain's folder; other names are free
+    "matched_pairs": MatchedPairs,
+    "picture_classifier": LatentClassifier,
+    "latent_classifier": LatentClassifier,
+    "classifier": AttributeClassifier,
+    "judge": AttributeJudge,
+    "manifold": Manifold,
+    **{name: method.network for name, method in TRAINED.items()},
+}
 FROM_PUBLIC = "or convert a public file (`stx weights` lists them)"
 FROM_LABELS = "of a domain with labels makes it, with `-p from_scratch true -p ship true`"
 MADE_BY = {  # what to do where a network is missing
@@ -146,6 +155,11 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
     if config.get("sha256") not in (None, sha256(path)):
         raise WeightsError(f"{path}: damaged (another checksum than when it was written); fetch it or train it again")
     check_state(tensors, net.state_dict(), str(path))
+    if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise WeightsError(f"{path}: damaged; {odd[0]} has numbers that are not finite (NaN or infinite)")
+    wanted = EXPECTED.get(Path(folder).name, nn.Module)
+    if not isinstance(net, wanted):
+        raise WeightsError(f"{folder}: a {type(net).__name__}, expected a {wanted.__name__}; another network's files")
     net.load_state_dict(tensors)
     return net.to(device).eval().requires_grad_(False)
 
@@ -259,13 +273,29 @@ def _rounded(tensor: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.ldexp((mantissa * steps).round() / steps, exponent)
 
 
+def _check_record(config: object) -> None:
+    """Raises `InputError` for a value of another type than those that `save` and `figures.provenance` write."""
+    if not isinstance(config, dict) or not isinstance(config.get("notes") or {}, dict):
+        raise InputError("not a record of a network")
+    notes = config["notes"] = config.get("notes") or {}
+    for record, name, kind in (
+        (config, "network", str),
+        (config, "args", dict),
+        (config, "sha256", str),
+        (notes, "parameters", dict),
+        (notes, "commit", str),
+        (notes, "opts", dict),
+    ):
+        if record.get(name) is not None and not isinstance(record[name], kind):
+            raise InputError(f"{name!r} is not of the type {kind.__name__}")
+
+
 def read_config(folder: str | Path) -> dict:
     """The `config.json` of a network's folder. Raises `WeightsError` when it is missing or damaged."""
     path = Path(folder) / "config.json"
     try:
         config = read_json(path)
-        if not isinstance(config, dict) or not isinstance(config.get("notes") or {}, dict):
-            raise InputError("not a record of a network")
+        _check_record(config)
         return config
     except FileNotFoundError:
         remedy = MADE_BY.get(path.parent.name, "this folder holds no network of ours (see `stx weights`)")

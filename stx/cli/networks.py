@@ -1,10 +1,11 @@
 """Commands for networks: `stx train`, `tune`, `weights`, `cards`, `convert`, `export`."""
 
+import shlex
 from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, Number, command, device, generator, look_for, one_picture, own
+from stx.cli.words import COUNT, FOLDER, SEED, Number, command, device, generator, look_for, one_picture, own
 from stx.files.errors import InputError
 
 
@@ -21,7 +22,7 @@ from stx.files.errors import InputError
 @click.option("--lr", type=Number(min=0, min_open=True), help="the optimiser's rate")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="of an encoder's forward pass")
 @click.option("--resolution", type=int, help="side of a new generator's pictures (default 64)")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=FOLDER, metavar="DIR", help="gets the networks (default: data/DOMAIN)")
 @click.option("--runs", type=FOLDER, default=Path("runs"), metavar="DIR", help="checkpoints, samples, log")
 @device
@@ -203,7 +204,8 @@ def _tune(
     notes = {"kind": "tuned (PTI)", "file": picture.name, "steps": len(found.losses)}
     weights.save(found.generators[0], out / f"tuned-{name}", notes=notes, dtype=torch.float32)
     batch.save_codes(out / f"codes-{name}", {name: ws[0].cpu()}, picture, fingerprint(found.generators[0]))
-    print(f"{out / f'tuned-{name}'}{before}: `stx edit {out / f'codes-{name}'} --generator tuned-{name}` edits it")
+    words = ["stx", "edit", out / f"codes-{name}", "--generator", out.absolute() / f"tuned-{name}", "--domain", domain]
+    print(f"{out / f'tuned-{name}'}{before}: `{shlex.join(map(str, words))}` edits it")
     return 0
 
 
@@ -329,8 +331,9 @@ def _export(folder: Path, to: str, out: Path, encoder: str, generator: str) -> i
     folders = {"generator": generator} | {name: name for name in ("discriminator", "style_transformer")}
     networks = {name: weights.load(folder / at) for name, at in folders.items() if (folder / at).is_dir()}
     notes = weights.read_config(folder / "style_transformer")["notes"] if "style_transformer" in networks else {}
-    export.write(networks, to, out, notes)
-    print(f"{', '.join(networks)} in {to} form: {out}")
+    written = export.write(networks, to, out, notes)
+    left = f" ({', '.join(name for name in networks if name not in written)} left out: not of that form)"
+    print(f"{', '.join(written)} in {to} form: {out}" + left * (len(written) < len(networks)))
     return 0
 
 

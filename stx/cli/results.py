@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, command, device
+from stx.cli.words import COUNT, FOLDER, SEED, command, device
 from stx.files.errors import InputError
 
 
@@ -75,7 +75,7 @@ def _index(folder: Path) -> int:
 @click.option("--domain", default="avatars", show_default=True)
 @click.option("--scale", type=click.Choice(["smoke", "quick", "evidence"]), default="quick", show_default=True)
 @click.option("--out", type=FOLDER, metavar="DIR", help="gets page, tables, LEADERBOARD.md (default: runs/score/FILE)")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @device
 def _score(file: Path | None, domain: str, scale: str, out: Path | None, seed: int, device: str) -> int:
     if file and not file.is_file():

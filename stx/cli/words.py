@@ -31,6 +31,7 @@ class Number(click.FloatRange):
 
 
 COUNT = click.IntRange(min=1)
+SEED = click.IntRange(0, 2**32 - 1)  # what NumPy takes
 SIDE = click.IntRange(1, 4096)  # of pictures that are made
 FOLDER = Place(path_type=Path)
 

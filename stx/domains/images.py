@@ -99,13 +99,18 @@ def _damage(error: Exception) -> str:
 
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
+    form, clear = image.format, image.info.get("transparency")
     image = _to_srgb(ImageOps.exif_transpose(image))
     if image.mode.startswith(("I", "F")):
         wide = np.asarray(image, dtype=np.float64)
         if not np.isfinite(wide).all():
             raise ImageError(f"{name}: has values that are not finite (NaN or infinite); export it again")
-        levels = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        levels = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        levels = (
+            (65535,) if image.mode.startswith("I;16") or form == "PPM" else levels
+        )  # scaled by Pillow
         white = next((level for level in levels if wide.max() <= level), levels[-1])
+        wide = np.where(wide == clear, white, wide) if isinstance(clear, int) else wide  # on white, as below
         image = Image.fromarray(np.clip(wide / white * 255 + 0.5, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

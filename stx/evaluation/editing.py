@@ -23,6 +23,7 @@ from stx.baselines.registry import EDITORS
 from stx.baselines.stylespace import StyleSpace
 from stx.detail.kept import split_codes
 from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
+from stx.files.errors import InputError
 from stx.matched_pairs import MatchedPairs
 from stx.perception.lpips import load_lpips, vgg16_features
 from stx.pipeline import Codes, Pipeline
@@ -126,6 +127,8 @@ class Methods(Mapping):
             "StyleFlow": self._styleflow,
             "latent transformer": self._latent_transformer,
         }
+        if taken := [name for name in EDITORS if name in self._fit]:
+            raise InputError(f"{taken[0]!r} is a method of the package; register yours under another name")
         self._fit |= {name: partial(fit, self) for name, fit in EDITORS.items()}
 
     def __getitem__(self, name: str) -> Method:

@@ -17,13 +17,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from stx import label_editing, resampling
-from stx.detail.kept import split_codes
+from stx.detail.kept import count_of, split_codes
 from stx.domains import avatars, counterparts
 from stx.domains.avatars import Avatar
 from stx.domains.images import to_tensor
 from stx.evaluation import editing
 from stx.evaluation.quality import MEASURE_BATCH, attribute_logits
-from stx.files.errors import InputError
+from stx.files.errors import EditError, InputError
 from stx.matched_pairs import MatchedPairs
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Codes, Pipeline
@@ -268,7 +268,9 @@ def edit_all(
     parts = {}
     for k, target, chosen in cases.by_edit():
         for batch in np.array_split(chosen, -(-len(chosen) // MEASURE_BATCH)):
-            parts[tuple(batch)] = method(ws[batch], k, float(target))(strength)
+            edited = parts[tuple(batch)] = method(ws[batch], k, float(target))(strength)
+            if count_of(edited) != len(batch):
+                raise EditError(f"gave {count_of(edited)} codes for {len(batch)}")
     return _in_order(list(parts.values()), [np.array(where) for where in parts])
 
 

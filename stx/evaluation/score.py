@@ -6,8 +6,8 @@ strength that is best for it on other pictures. What a method does wrong is told
 """
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -20,9 +20,9 @@ from stx.baselines.registry import EDITORS, INVERTERS, METHODS
 from stx.domains import images
 from stx.domains.splits import Dataset
 from stx.evaluation import editing, inversions, landing, quality
-from stx.files.errors import EditError
+from stx.files.errors import EditError, InputError
 from stx.files.untrusted import one_line
-from stx.pipeline import Codes, Pipeline
+from stx.pipeline import MAX_ABS_INPUT, Codes, Pipeline
 from stx.runtime import progress
 
 OURS = "Style Transformer"  # that inversions are compared with
@@ -64,13 +64,13 @@ def inversion(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores
     ]
     methods |= inversions.longer(pipe)
     for name, make in INVERTERS.items():
-        made = _tried(scores, name, lambda make=make: make(pipe))
+        made = _tried(scores, name, lambda make=make: _made(make(pipe), [of.title for of in methods.values()]), pipe)
         if made is not None:
             methods[name] = made
             own.add(made.title)
     measured = {}
     for method in methods.values():
-        found = _tried(scores, method.title, lambda method=method: _inverted(pipe, test, method, sizes))
+        found = _tried(scores, method.title, lambda method=method: _inverted(pipe, test, method, sizes), pipe)
         if found is not None:
             measured[method.title], drawn = found
             scores.pictures[method.title] = drawn[:shown]
@@ -102,7 +102,7 @@ def edits(pipe: Pipeline, sizes: dict[str, int], *, seed: int = 0) -> Scores:
     measured = {}
     for name in progress(tried, desc="editors", unit="method"):
         found = _tried(
-            scores, name, lambda name=name: _landed(pipe, judge, methods[name], cases, starts, truth, others)
+            scores, name, lambda name=name: _landed(pipe, judge, methods[name], cases, starts, truth, others), pipe
         )
         if found is not None:
             measured[name], drawn = found
@@ -132,20 +132,39 @@ def _of_stx(name: str) -> bool:
     return METHODS[name].network.__module__.startswith("stx.")
 
 
-def _tried(scores: Scores, title: str, work: Callable):
-    """What `work` gives, or None and a line about what went wrong: a method of somebody raises anything."""
+def _tried(scores: Scores, title: str, work: Callable, pipe: Pipeline):
+    """What `work` gives, or None and a line about what went wrong: a method of somebody raises anything.
+
+    The networks that it changes are put back, with a line, so that those after it are measured as they are.
+    """
+    networks = (pipe.generator, pipe.encoder)
+    before = [{name: value.clone() for name, value in net.state_dict().items()} for net in networks]
     try:
         return work()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         scores.wrong.append(f"{title}: {type(error).__name__}: {one_line(error)}")
         return None
+    finally:
+        for net, was in zip(networks, before, strict=True):
+            if not all(torch.equal(value, was[name]) for name, value in net.state_dict().items()):
+                net.load_state_dict(was)
+                scores.wrong.append(f"{title}: changed the {type(net).__name__}, which was put back; change a copy")
+
+
+def _made(found: object, taken: Sequence[str]) -> inversions.Inverter:
+    """What a factory of somebody gives, where it is a method with a title that is not `taken`; else `InputError`."""
+    if not isinstance(found, inversions.Inverter) or not isinstance(found.title, str):
+        raise InputError(f"gave a {type(found).__name__}, expected an Inverter with a title")
+    if found.title in taken:
+        raise InputError(f"there is already a method called {found.title!r}; choose another title")
+    return found
 
 
 def _inverted(
     pipe: Pipeline, test: Dataset, method: inversions.Inverter, sizes: dict[str, int]
 ) -> tuple[pd.DataFrame, np.ndarray]:
     count = min(len(test), sizes["count"] if method.steps is None else sizes["searched"])
-    found = inversions.run_all(method, pipe, test, count)
+    found = inversions.run_all(replace(method, run=_drawn(method.run)), pipe, test, count)
     expected = (count, pipe.generator.num_ws, pipe.generator.w_dim)
     _check(found.ws, expected)
     if len(found.pictures) != count or found.pictures.shape[1:3] != test.uint8([0]).shape[1:3]:
@@ -153,6 +172,22 @@ def _inverted(
             f"gave pictures {list(found.pictures.shape)} for {count} of {list(test.uint8([0]).shape[1:3])} px"
         )
     return quality.per_picture(pipe, test, found.pictures), found.pictures
+
+
+def _drawn(run: Callable[..., inversions.Inverted]) -> Callable[..., inversions.Inverted]:
+    """A method's `run` that raises `EditError` for what it gives as pictures and is none in [-1, 1], or near."""
+
+    def checked(*given, **options) -> inversions.Inverted:
+        found = run(*given, **options)
+        image = found.image
+        if not (isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 4 and image.shape[1] == 3):
+            told = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise EditError(f"gave pictures as {told}, expected floats [b, 3, h, w]")
+        if not (torch.isfinite(image).all() and image.abs().max() <= MAX_ABS_INPUT):
+            raise EditError("gave pictures that are not in [-1, 1]")
+        return found
+
+    return checked
 
 
 def _check(codes: object, shape: tuple[int, ...]) -> None:

@@ -221,6 +221,8 @@ def sweep(folders: Sequence[str | Path], out: str | Path, record: dict) -> list[
     had each; tables of single pictures are left out.
     Raises `ValueError` for fewer than two folders, where they share no table, and for a damaged one.
     """
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise InputError(f"{', '.join(map(str, folders))}: a folder that is there twice is no other run")
     if len(folders) < 2:
         raise InputError(f"{len(folders)} folders: a sweep needs two or more")
     shared = set.intersection(*({p.name for p in Path(f).glob("*.csv")} for f in folders))

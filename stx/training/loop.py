@@ -157,6 +157,9 @@ def load_state(path: Path) -> dict:
         missing = {"step", "config", "window", "task", "rows"} - set(state)
         if missing:
             raise InputError(f"without {', '.join(sorted(missing))}")
+        steps = [state["step"], *(row["step"] for row in state["rows"])]
+        if not isinstance(state["config"], dict) or not all(type(step) is int for step in steps):
+            raise InputError("not the record of a training")
         return state
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -65,6 +65,34 @@ def unready(pipe):
     raise RuntimeError("weights.bin is missing")
 
 
+def named_as_ours(pipe):
+    return Inverter("Style Transformer", lambda image: Inverted(pipe.invert(image), image))
+
+
+def bytes_(pipe):
+    return Inverter("bytes", lambda image: Inverted(pipe.invert(image), (image * 127.5 + 127.5)))
+
+
+def leaves(pipe):
+    return Inverter("leaves", lambda image: exit(0))
+
+
+def forgets(pipe):
+    Inverter("forgets", lambda image: Inverted(pipe.invert(image), image))
+
+
+def tunes(pipe):
+    def run(image):
+        ws = pipe.invert(image)
+        for weight in pipe.generator.parameters():
+            weight.mul_(1.01)
+        return Inverted(ws, pipe.reconstruct(ws))
+
+    return Inverter("tunes", run)
+
+
+for of in (named_as_ours, bytes_, leaves, forgets, tunes):
+    register(of.__name__, inverter=of)
 register("flat", inverter=flat)
 register("typo", inverter=typo)
 register("unready", inverter=unready)
@@ -74,6 +102,7 @@ def unfitted(methods):
 
 
 register("unfitted", editor=unfitted)
+register("twice", editor=lambda methods: lambda ws, k, target: lambda s: torch.cat([ws, ws]))
 register("in place", editor=lambda methods: lambda ws, k, target: lambda s: ws.mul_(0) + s)
 """
 
@@ -146,13 +175,27 @@ def test_what_is_broken_is_told_and_the_rest_is_scored(tmp_path, capsys):
         "unready: RuntimeError: weights.bin is missing",
         "far: EditError: gave codes that are not finite",
         "unfitted: KeyError: ",
+        "twice: EditError: gave 2",
+        "named_as_ours: InputError: there is already a method called 'Style Transformer'",
+        "bytes: EditError: gave pictures that are not in [-1, 1]",
+        "leaves: SystemExit: 0",
+        "forgets: InputError: gave a NoneType, expected an Inverter",
+        "tunes: changed the Generator, which was put back",
     ):
         assert f"stx: {line}" in told
     assert "Not scored: unready" in (tmp_path / "out" / "score_inversion.md").read_text()
+    table = pd.read_csv(tmp_path / "out" / "score_inversion.csv").query("metric == 'L2'").set_index("method")["value"]
+    assert "tunes" in table and "bytes" not in table
+    assert table["Style Transformer"] > table["Style Transformer (trained longer)"]  # ours, not of that name
     table = pd.read_csv(tmp_path / "out" / "score_editing.csv")
     assert set(table["method"]) == {"first order", "matched pairs", "in place"}
     right = table.query("method == 'matched pairs' and metric == 'shown'")["value"].item()
     assert right > 0.5  # what one method does to its codes is not done to those of others
+
+
+def test_an_editor_named_as_ours(tmp_path, capsys):
+    assert scored(tmp_path, TWO_MEANS.replace('"two means"', '"first order"')) == 2
+    assert "'first order' is a method of the package" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,28 @@
 """Things that do not fit together: codes and pictures, options and networks, files that are there twice."""
 
+import json
+import re
+import shutil
+from pathlib import Path
+
 import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 import stx
 from stx import cli
+from stx.checkpoints import weights
 from stx.domains import align, avatars, datasets, images
-from stx.files.errors import DomainError, EditError, InputError
+from stx.files.checksums import sha256
+from stx.files.errors import DomainError, EditError, InputError, TrainingError, WeightsError
+from stx.files.places import ROOT
 from stx.reports import claims, figures, readme
+from stx.training import loop
+from tests.faults.test_habits import digests
 from tests.faults.test_habits import stx as command
 
 NAN, TOO_LARGE = float("nan"), 2**70
@@ -198,3 +209,102 @@ def test_places_that_no_number_fills(here):
     (here / "T.md").write_bytes(b"one\r\n<!-- stx: q value d -->x<!-- /stx -->\r\n")
     assert cli.main(["readme", "T.md", "--figures", "."]) == 0
     assert (here / "T.md").read_bytes() == b"one\r\n<!-- stx: q value d -->3<!-- /stx -->\r\n"
+
+
+def copied(here, monkeypatch, *names) -> Path:
+    """A domain's folder with some of the avatars' networks, as files of one's own."""
+    monkeypatch.setenv("STX_DATA", str(here / "data"))
+    for name in names:
+        shutil.copytree(ROOT / "data" / "avatars" / name, here / "data" / "avatars" / name)
+    return here / "data" / "avatars"
+
+
+def test_an_export_over_its_network(here, capsys, monkeypatch):
+    """A network is not exported over its own file; what the form has no place for is told as left out."""
+    home = copied(here, monkeypatch, "generator", "discriminator")
+    before = digests(home)
+    words = ["export", str(home), "--to", "rosinality", "--out"]
+    assert cli.main([*words, str(home / "generator" / "model.safetensors")]) == 2
+    assert "is an input" in capsys.readouterr().err and digests(home) == before
+    assert cli.main([*words, "g.pt"]) == 0
+    assert "generator in rosinality form: g.pt (discriminator left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["generator", "style_transformer", "matched_pairs"])
+def test_networks_of_no_numbers(here, monkeypatch, name):
+    """A network with a number that is none is refused by the name of the tensor, though its checksum fits."""
+    folder = copied(here, monkeypatch, name) / name
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    spoilt = next(key for key, tensor in tensors.items() if tensor.is_floating_point())
+    safetensors.torch.save_file(tensors | {spoilt: tensors[spoilt] * NAN}, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["sha256"] = sha256(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=rf"{re.escape(spoilt)} has numbers that are not finite"):
+        weights.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("matched_pairs", "classifier"), ("manifold", "classifier"), ("detail/feature_editor", "detail/hfgi")],
+)
+def test_networks_under_the_name_of_others(here, monkeypatch, name, given):
+    """A folder that holds a network of another kind than its name says is refused."""
+    home = copied(here, monkeypatch, given)
+    (home / given).rename(home / Path(name).name)
+    with pytest.raises(WeightsError, match="expected a"):
+        weights.load(home / Path(name).name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"network": ["psp"]}, {"args": [1]}, {"notes": {"parameters": "many"}}, {"notes": {"commit": 7}}],
+    ids=lambda change: json.dumps(change),
+)
+def test_records_of_other_types(here, monkeypatch, change):
+    """A value of another type in a network's record is told by its name, by whatever reads it."""
+    folder = copied(here, monkeypatch, "manifold") / "manifold"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    assert command("cards", folder.parent) == 2
+    with pytest.raises(WeightsError, match="is not of the type"):
+        weights.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": [1]}, {"rows": [1, 2]}, {"step": "9"}, {"rows": [{"loss": 1.0}]}], ids=str
+)
+def test_checkpoints_of_other_types(here, change):
+    """A checkpoint of a training whose record is another one's is refused."""
+    state = {"step": 2, "config": {}, "window": {}, "task": {}, "rows": [{"step": 2}]}
+    torch.save(state, "state.pt")
+    assert loop.load_state(Path("state.pt")) == state
+    torch.save(state | change, "state.pt")
+    with pytest.raises(TrainingError, match="not a readable checkpoint"):
+        loop.load_state(Path("state.pt"))
+
+
+@pytest.mark.parametrize(
+    "words", [["score", "--scale", "smoke"], ["train", "encoder", "avatars", "--runs", "r"]], ids=str
+)
+@pytest.mark.parametrize("seed", [-1, 10**23])
+def test_seeds_out_of_range(here, words, seed):
+    """A seed that random numbers cannot begin with is refused before the work."""
+    assert command(*words, "--seed", seed, "--out", "o") == 2 and not (here / "o").exists()
+
+
+def test_a_folder_of_a_sweep_twice(here, capsys):
+    """A folder that is named twice is no second run, whose deviations would be none."""
+    figures.save_table(pd.DataFrame({"value": [1.0]}), "t", here / "run", figures.provenance(notebook="t"))
+    assert cli.main(["sweep", "run", "./run/", "--out", "o"]) == 2
+    assert "twice" in capsys.readouterr().err and not (here / "o").exists()
+
+
+def test_grey_pictures_of_16_bits(here):
+    """Dark grey pictures of 16 bits stay dark in every format, and what is transparent in them is white."""
+    dark = Image.fromarray(np.full((8, 8), 200, np.uint16))
+    for name in ("dark.pgm", "dark.png", "dark.tif"):
+        dark.save(name)
+        assert images.read_image(name).max() <= 1
+    dark.save("clear.png", transparency=200)
+    assert images.read_image("clear.png").min() == 255
