@@ -98,6 +98,7 @@ def test_weights_of_another_resolution_name_tensors_and_shapes(home):
 
 def test_every_parameter_gets_a_gradient(tiny):
     generator, encoder = tiny["generator"], tiny["style_transformer"]
+    torch.manual_seed(0)  # of pictures, noise and dropout
     encoder.zero_grad()
     image = torch.rand(3, 3, 16, 16) * 2 - 1
     generator(encoder.train()(image), noise="random").square().mean().backward()
