@@ -106,9 +106,7 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
         if not np.isfinite(wide).all():
             raise ImageError(f"{name}: has values that are not finite (NaN or infinite); export it again")
         levels = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-        levels = (
-            (65535,) if image.mode.startswith("I;16") or form == "PPM" else levels
-        )  # scaled by Pillow
+        levels = (65535,) if image.mode.startswith("I;16") or form == "PPM" else levels  # scaled by Pillow
         white = next((level for level in levels if wide.max() <= level), levels[-1])
         wide = np.where(wide == clear, white, wide) if isinstance(clear, int) else wide  # on white, as below
         image = Image.fromarray(np.clip(wide / white * 255 + 0.5, 0, 255).astype(np.uint8))
