@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +12,6 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-import stx
 from stx import cli
 from stx.checkpoints import weights
 from stx.domains import align, avatars, datasets, images
@@ -25,18 +23,8 @@ from stx.training import loop
 from tests.faults.test_habits import digests
 from tests.faults.test_habits import stx as command
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 NAN, TOO_LARGE = float("nan"), 2**70
-
-
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch):
-    """As outside of tests: annotations are not checked."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return stx.load("avatars", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What a notebook of a user hands to the package by mistake: other types, shapes and numbers than are meant."""
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -13,18 +12,8 @@ from stx.domains import avatars
 from stx.files.errors import InputError, StxError, WeightsError
 from stx.perception.attribute_classifier import AttributeClassifier
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 PERSON = avatars.draw(next(avatars.sample("test")))
-
-
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch):
-    """As outside of tests: annotations are not checked."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return stx.load("avatars", device="cpu")
 
 
 def cases(names, table):
