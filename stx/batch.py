@@ -72,7 +72,7 @@ def invert_files(
     """
     if shard < 1:
         raise InputError(f"shards of {shard} codes: at least 1")
-    out, paths = Path(out), list(dict.fromkeys(Path(_source(path)) for path in paths))
+    out, paths = Path(out), list(dict.fromkeys(Path(source_of(path)) for path in paths))
     settings = {"encoder": fingerprint(pipe.encoder), "generator": fingerprint(pipe.generator), "faces": faces}
     if detail != "codes":
         settings |= {"detail": detail, detail: fingerprint(pipe.detail(detail))}
@@ -121,7 +121,7 @@ def align_files(
     claim_files([out / f"{path.stem}.png" for path in paths], paths)
     with lock_output(out):
         names = _names_in(out)
-        chosen = [names.reserve(path.stem, _source(path)) for path in paths]
+        chosen = [names.reserve(path.stem, source_of(path)) for path in paths]
         claim_files([out / f"{name}.png" for name in chosen], paths)
         for path, name in progress(list(zip(paths, chosen, strict=True)), desc="aligning", unit="img"):
             try:
@@ -131,8 +131,8 @@ def align_files(
                 failed.append(str(error))
                 continue
             for i, face in enumerate(faces):
-                own = names.reserve(f"{name}-face{i + 1}", _source(path)) if i else name
-                images.save_image(face, out / f"{own}.png", source=_source(path))
+                own = names.reserve(f"{name}-face{i + 1}", source_of(path)) if i else name
+                images.save_image(face, out / f"{own}.png", source=source_of(path))
     return failed
 
 
@@ -156,7 +156,7 @@ def edit_files(
     claim_files([out / f"{path.stem}.png" for path in paths], paths)
     with lock_output(out):
         names = _names_in(out)
-        rows = [Row(names.reserve(path.stem, _source(path)), _source(path), "") for path in paths]
+        rows = [Row(names.reserve(path.stem, source_of(path)), source_of(path), "") for path in paths]
         claim_files([out / f"{row.name}.png" for row in rows], paths)
         batch = max(BATCH_SIDE // pipe.domain.resolution, 1)
         with progress(None, total=len(rows), desc="editing", unit="img") as bar:
@@ -186,7 +186,7 @@ def edit_codes(pipe: Pipeline, folders: Sequence[Path], out: str | Path, edit: C
     with lock_output(out):
         names, size = _names_in(out), max(BATCH_SIDE // pipe.domain.resolution, 1)
         sources = [folder / name for folder, own in found.items() for name in own]
-        files = {source: out / f"{names.reserve(source.name, _source(source))}.png" for source in sources}
+        files = {source: out / f"{names.reserve(source.name, source_of(source))}.png" for source in sources}
         claim_files(files.values())
         with progress(None, total=len(files), desc="editing", unit="img") as bar:
             for folder in found:
@@ -194,7 +194,7 @@ def edit_codes(pipe: Pipeline, folders: Sequence[Path], out: str | Path, edit: C
                     for part in batches(len(own), size):
                         drawn = pipe.redraw(inversion[part.start : part.stop], edit)
                         for i, picture in zip(part, images.to_uint8(drawn), strict=True):
-                            images.save_image(picture, files[folder / own[i]], source=_source(folder / own[i]))
+                            images.save_image(picture, files[folder / own[i]], source=source_of(folder / own[i]))
                         bar.update(len(part))
     return len(files)
 
@@ -209,7 +209,9 @@ def save_codes(folder: str | Path, codes: Mapping[str, Tensor], file: Path, gene
     shard, _ = claim_codes(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"encoder": f"converted from {file.name}", "generator": generator, "faces": False}
-    _write(shard, [Row(name, _source(file), "") for name in codes], {"ws": torch.stack(list(codes.values()))}, settings)
+    _write(
+        shard, [Row(name, source_of(file), "") for name in codes], {"ws": torch.stack(list(codes.values()))}, settings
+    )
     _write_index(folder, settings)
 
 
@@ -358,7 +360,7 @@ def _stamp(path: Path) -> str:
     return f"{state.st_size}-{state.st_mtime_ns}"
 
 
-def _source(path: Path) -> str:
+def source_of(path: Path) -> str:
     """By which a file is known again, from whatever folder it is named; links to a file are files of their own."""
     return str(Path(os.path.realpath(path.parent)) / path.name)
 

@@ -1,6 +1,5 @@
 """Commands for pictures: `stx invert`, `edit`, `align`."""
 
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -163,7 +162,9 @@ def _edit(
 
 def _each_once(paths: Sequence[Path]) -> list[Path]:
     """Files that were named twice, by themselves or in a folder, only once, under their first name."""
-    return list({Path(os.path.realpath(path.parent)) / path.name: path for path in reversed(paths)}.values())[::-1]
+    from stx import batch
+
+    return list({batch.source_of(path): path for path in reversed(paths)}.values())[::-1]
 
 
 def _tell_editable(domain: str, device: str, encoder: str, generator: str) -> int:

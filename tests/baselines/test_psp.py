@@ -175,14 +175,14 @@ def test_a_pipeline_with_another_encoder(tmp_path, home, tiny, capsys):
     folder.mkdir()
     images.save_image(images.to_uint8(picture(side=16))[0], folder / "a.png")
     weights.save(tiny["psp"], home / "e4e", dtype=torch.float32)
-    weights.save(tiny["classifier"], home / "judge", dtype=torch.float32)
+    weights.save(tiny["classifier"], home / "other", dtype=torch.float32)
     pipe = pipeline.load(folder, folder=home, encoder="e4e", device="cpu")
     ws = pipe.invert([folder / "a.png"])
     net = copy.deepcopy(tiny["psp"]).eval()
     with torch.no_grad():
         torch.testing.assert_close(ws, net(pipe.images([folder / "a.png"])))
     with pytest.raises(WeightsError, match="a AttributeClassifier is no encoder"):
-        pipeline.load(folder, folder=home, encoder="judge", device="cpu")
+        pipeline.load(folder, folder=home, encoder="other", device="cpu")
     assert cli.main(["invert", str(folder), "--out", str(tmp_path / "out"), "--encoder", "nothing"]) == 2
     assert "nothing/config.json: missing" in capsys.readouterr().err
 
