@@ -38,14 +38,15 @@ def ms_ssim_scales(side: int) -> int:
 def ms_ssim(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
     """l_M^b_M prod_j (c_j s_j)^b_j over scales j of luminance l, contrast c and structure s (Wang et al. 2003).
 
-    1 for equal pictures. Small pictures take fewer scales (`ms_ssim_scales`), their weights scaled to the sum one.
+    1 for equal pictures. Luminance is compared in [0, 1], for which the formula is made: about zero a small difference
+    counts as a large one. Small pictures take fewer scales (`ms_ssim_scales`), their weights scaled to the sum one.
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
 
     betas = np.array(MS_SSIM_WEIGHTS[: ms_ssim_scales(min(a.shape[2:]))])
-    return multiscale_structural_similarity_index_measure(
-        a, b, data_range=(-1.0, 1.0), betas=tuple((betas / betas.sum()).tolist()), reduction="none", normalize="relu"
-    ).reshape(len(a))
+    options = {"betas": tuple((betas / betas.sum()).tolist()), "reduction": "none", "normalize": "relu"}
+    bright = ((image + 1) / 2 for image in (a, b))
+    return multiscale_structural_similarity_index_measure(*bright, data_range=(0.0, 1.0), **options).reshape(len(a))
 
 
 # ------------------------------------------------------------------------------------------------- one number per set
@@ -109,11 +110,16 @@ def halves_interval(
 
 
 def laplacian_pyramid(image: Float[Tensor, "b 3 h w"], smallest: int = 16) -> list[Float[Tensor, "b 3 h2 w2"]]:
-    """Band-passed pictures, fine to coarse, down to a side of `smallest` (which keeps its low frequencies)."""
+    """Band-passed pictures, fine to coarse, down to a side of `smallest`, which keeps its low frequencies.
+
+    A level is the picture less its smaller version, expanded with the same kernel (Burt and Adelson 1983).
+    """
     levels = []
     while min(image.shape[2:]) >= 2 * smallest:
         small = _smooth(image)[:, :, ::2, ::2]
-        levels.append(image - F.interpolate(small, size=image.shape[2:], mode="bilinear", align_corners=False))
+        sparse = torch.zeros_like(image)
+        sparse[:, :, ::2, ::2] = small
+        levels.append(image - 4 * _smooth(sparse))
         image = small
     return [*levels, image]
 
@@ -186,7 +192,7 @@ def mean_interval(
     `stx.resampling`.
     """
     mean = float(values.mean())
-    low, high = _percentiles(np.mean, values, resamples=resamples, seed=seed)
+    low, high = percentile_interval(np.mean, values, resamples=resamples, seed=seed)
     return mean, min(low, mean), max(high, mean)  # of one picture all are its number, but for rounding
 
 
@@ -197,12 +203,17 @@ def difference_interval(
     if not len(a) or not len(b):
         return float("nan"), float("nan"), float("nan")
 
-    found = _percentiles(lambda a, b, axis: a.mean(axis) - b.mean(axis), a, b, resamples=resamples, seed=seed)
+    found = percentile_interval(lambda a, b, axis: a.mean(axis) - b.mean(axis), a, b, resamples=resamples, seed=seed)
     return float(a.mean() - b.mean()), *found
 
 
-def _percentiles(statistic: Callable, *samples: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of a statistic of independent samples (Efron 1979); NaN where one has a NaN."""
+def percentile_interval(
+    statistic: Callable, *samples: Num[np.ndarray, "_"], resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic of independent samples (Efron 1979); NaN where one has a NaN.
+
+    statistic: of arrays like `samples`, in that order; one with an argument `axis` is given many resamples at once.
+    """
     from scipy.stats import bootstrap  # slow to import
 
     if any(np.isnan(x).any() for x in samples):
@@ -249,8 +260,13 @@ def flops(function: Callable[[], object]) -> int:
 
     The networks must be frozen (`requires_grad_(False)`), as `stx.checkpoints.weights.load` gives them.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        function()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # torch's counter does not know the fused self-attention
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            function()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops()
 
 

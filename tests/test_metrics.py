@@ -23,6 +23,10 @@ def test_ms_ssim(pictures):
     assert metrics.ms_ssim(pictures, pictures).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
     noisy = [metrics.ms_ssim(pictures, pictures + s * torch.randn_like(pictures)).mean() for s in (0.05, 0.2, 0.8)]
     assert noisy[0] > noisy[1] > noisy[2]
+    dark, bright = torch.full((1, 3, 64, 48), -0.05), torch.full((1, 3, 64, 48), 0.05)  # 0.475 and 0.525 of [0, 1]
+    luminance = (2 * 0.475 * 0.525 + 0.01**2) / (0.475**2 + 0.525**2 + 0.01**2)
+    expected = luminance ** (0.3001 / (0.0448 + 0.2856 + 0.3001))  # of the coarsest of three scales
+    assert metrics.ms_ssim(dark, bright).item() == pytest.approx(expected, abs=3e-4)  # rounded variances
     assert [metrics.ms_ssim_scales(side) for side in (11, 32, 64, 176, 256, 1024)] == [1, 2, 3, 5, 5, 5]
 
 
@@ -62,11 +66,18 @@ def test_halves_have_the_width_of_theory():
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 
 
-def test_laplacian_pyramid_adds_up(pictures):
-    levels = metrics.laplacian_pyramid(pictures[:, :, :, :48])
-    assert [tuple(level.shape[2:]) for level in levels] == [(64, 48), (32, 24)]
-    back = torch.nn.functional.interpolate(levels[1], size=(64, 48), mode="bilinear") + levels[0]
-    torch.testing.assert_close(back, pictures)
+def test_a_laplacian_pyramid_splits_frequencies(pictures):
+    """A slope is left to the smallest picture, a fine checkerboard to the finest level."""
+    assert [tuple(level.shape[2:]) for level in metrics.laplacian_pyramid(pictures)] == [(64, 48), (32, 24)]
+    slope = (torch.arange(64)[:, None] + 2 * torch.arange(64)).expand(1, 3, 64, 64) / 100 - 1
+    fine, middle, coarse = metrics.laplacian_pyramid(slope)
+    inside = (..., slice(6, -6), slice(6, -6))
+    assert max(fine[inside].abs().max(), middle[inside].abs().max()) < 1e-6
+    torch.testing.assert_close(coarse[0, :, 5:-5, 5:-5], slope[0, :, 20:-20:4, 20:-20:4])
+    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2).expand(1, 3, 64, 64) * 2.0 - 1
+    fine, middle, coarse = metrics.laplacian_pyramid(board)
+    torch.testing.assert_close(fine[inside], board[inside])
+    assert max(middle.abs().max(), coarse.abs().max()) < 1e-6
 
 
 def test_sliced_wasserstein(pictures):
@@ -111,6 +122,10 @@ def test_cost():
     assert metrics.parameters(net, net) == sum(p.numel() for p in net.parameters())
     convolution = torch.nn.Conv2d(3, 5, 3, padding=1, bias=False).requires_grad_(False)
     assert metrics.flops(lambda: convolution(torch.zeros(2, 3, 7, 11))) == 2 * 2 * 5 * 7 * 11 * 27
+    attention = torch.nn.MultiheadAttention(8, 2, bias=False, batch_first=True).eval().requires_grad_(False)
+    tokens = torch.zeros(3, 5, 8)
+    projected, together = 4 * 2 * 5 * 8 * 8, 2 * 2 * 5 * 5 * 8  # q, k, v, result; scores and sums
+    assert metrics.flops(lambda: attention(tokens, tokens, tokens, need_weights=False)) == 3 * (projected + together)
     calls = []
     assert metrics.seconds(lambda: calls.append(0), repeats=5, warm_up=2) >= 0
     assert len(calls) == 7

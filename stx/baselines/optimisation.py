@@ -23,7 +23,7 @@ SPACES = ("w", "w+")
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the run in which the rate rises and falls, as in StyleGAN2's projector
 NOISE_UNTIL = 0.75  # share of the run at which the noise on the code has faded out
 NOISE_WEIGHT = 1e5  # of the regulariser of noise maps, in StyleGAN2's projector
-MIN_NOISE_SIDE = 8  # side of the coarsest noise map that is regularised
+SMALLEST_POOLED = 8  # side of noise maps of which no smaller version is regularised
 
 
 @dataclass
@@ -152,12 +152,10 @@ def tune(
 
 def noise_correlation(noise: Float[Tensor, "b 1 r r"]) -> Float[Tensor, ""]:
     """How much neighbours of a noise map go together, over its pyramid (appendix D): zero for white noise."""
-    total = noise.new_zeros(())
-    while noise.shape[2] >= MIN_NOISE_SIDE:
-        for axis in (2, 3):
-            total = total + (noise * noise.roll(1, axis)).mean((1, 2, 3)).square().sum()
-        noise = F.avg_pool2d(noise, 2)
-    return total
+    total = sum((noise * noise.roll(1, axis)).mean((1, 2, 3)).square().sum() for axis in (2, 3))
+    if noise.shape[2] <= SMALLEST_POOLED:
+        return total
+    return total + noise_correlation(F.avg_pool2d(noise, 2))
 
 
 def _noise_maps(generator: Generator, count: int, random: torch.Generator) -> list[Tensor]:

@@ -200,15 +200,8 @@ def told_apart(
     """AUROC of scores of strange pictures over those of the domain's own, by kind, with 95 % intervals over both."""
     rows = []
     for kind, scores in others.items():
-        joint = np.concatenate([own, scores])
-        split = len(own)
-
-        def area(chosen: np.ndarray, joint: np.ndarray = joint, split: int = split) -> float:
-            side = chosen < split
-            return metrics.roc_auc(joint[chosen[~side]], joint[chosen[side]]) if side.any() and not side.all() else 1.0
-
-        low, high = metrics.bootstrap(area, len(joint), resamples=resamples, seed=seed)
-        rows.append([kind, len(scores), area(np.arange(len(joint))), low, min(high, 1.0)])
+        interval = metrics.percentile_interval(metrics.roc_auc, scores, own, resamples=resamples, seed=seed)
+        rows.append([kind, len(scores), metrics.roc_auc(scores, own), *interval])
     return pd.DataFrame(rows, columns=["pictures", "count", "AUROC", "low", "high"])
 
 

@@ -63,6 +63,9 @@ def test_noise_maps_stay_white(generator, loss):
     stripes[:, :, ::2] = -1
     white = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     assert optimisation.noise_correlation(stripes) > 1 > 20 * optimisation.noise_correlation(white)
+    assert optimisation.noise_correlation(stripes[:, :, :4, :4]) == 2  # maps of 4 x 4 too, as in the projector
+    blocks = stripes[:, :, :8, :8].repeat_interleave(2, 2)  # 16 x 8: alternate only in the version of half the size
+    assert optimisation.noise_correlation(blocks[..., :16].repeat(1, 1, 1, 2)) == 1 + 2
 
 
 def test_rate_rises_and_falls():

@@ -15,3 +15,12 @@ def test_what_lives_on_is_drawn_by_picture():
     value, low, high = detail.lives_on(own, codes, positions, resamples=200)
     assert value == pytest.approx(2 / 3)
     assert high - low == pytest.approx(1 - 0.5)  # one of the two pictures twice
+
+
+def test_strangers_are_told_apart_with_an_interval_over_both():
+    random = np.random.RandomState(0)
+    own, near, far = random.randn(400), np.array([-0.5, 0.5, 1.5]), np.array([9.0, 8.0])
+    table = detail.told_apart(own, {"near": near, "far": far}, resamples=200).set_index("pictures")
+    assert table.loc["near", "AUROC"] == pytest.approx(np.mean([(own < x).mean() for x in near]))
+    assert table.loc["near", "low"] < 0.4 and 0.85 < table.loc["near", "high"] < 0.98  # of the least, of the most
+    assert table.loc["far", ["AUROC", "low", "high"]].tolist() == pytest.approx([1, 1, 1])
