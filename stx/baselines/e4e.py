@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx.baselines.psp import PSP
+from stx.domains import images
 from stx.generator.gan import minimise, r1_penalty
 from stx.inversion import Extra
 from stx.stylegan2.networks import Generator
@@ -106,6 +107,6 @@ def latent_adversary(generator: Generator, *, lr: float, weight: float = 0.1, de
 
 
 def image_adversary(discriminator: nn.Module, *, lr: float, weight: float = 0.08, device: str = "cpu") -> Adversary:
-    """IDInvert's: reconstructions against those they are to be."""
-    net = discriminator.to(device)
-    return Adversary(net, real=lambda image: image, fake=lambda _, drawn: drawn, weight=weight, lr=lr, name="image")
+    """IDInvert's: reconstructions against those they are to be, at the size that encoders see."""
+    net, real = discriminator.to(device), images.padded
+    return Adversary(net, real=real, fake=lambda _, drawn: real(drawn), weight=weight, lr=lr, name="image")

@@ -155,13 +155,15 @@ def build_encoder(
     elif method.network is StyleTransformer and sizes.hidden:
         options["feed_forward"] = 4 * sizes.hidden
     encoder = method.network.for_generator(generator, widths=sizes.widths, units=sizes.units, **options)
-    return encoder, [_extra(name, encoder, generator, steps, lr, device) for name in method.extras]
+    return encoder, [_extra(name, encoder, generator, domain, steps, lr, device) for name in method.extras]
 
 
-def _extra(name: str, encoder: Encoder, generator: Generator, steps: int, lr: float, device: str) -> Extra:
+def _extra(
+    name: str, encoder: Encoder, generator: Generator, domain: Domain, steps: int, lr: float, device: str
+) -> Extra:
     if name == "offsets":
         return Offsets(encoder, steps=steps)
     if name == "latent":
         return latent_adversary(generator, lr=SLOWER * lr, device=device)
     sizes = {k: generator.config[k] for k in ("channel_base", "channel_max")}
-    return image_adversary(Discriminator(size=generator.size, **sizes), lr=lr, device=device)
+    return image_adversary(Discriminator(size=max(domain.input_size), **sizes), lr=lr, device=device)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stx.domains import images
 from stx.files.atomic import atomic_write
 from stx.files.config import Configured
 from stx.files.errors import InputError, WeightsError
@@ -75,8 +76,7 @@ class Detail(Configured, nn.Module):
         height, width = image.shape[2:]
         if width != self.side or height > width:
             raise InputError(f"pictures of {height} x {width}: this network is for {self.side} pixels")
-        bar = (width - height) // 2
-        return F.pad(image, (0, 0, bar, width - height - bar), value=-1.0)
+        return images.padded(image)
 
     def seen(self, drawn: Float[Tensor, "b 3 size size"]) -> Float[Tensor, "b 3 side side"]:
         """Drawn pictures at the side of those that are inverted."""

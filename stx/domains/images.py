@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -142,6 +143,13 @@ def resize(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[
 def to_tensor(images: UInt8[np.ndarray, "*batch h w 3"]) -> Float[Tensor, "*batch 3 h w"]:
     """uint8 RGB 0..255 to float32 in [-1, 1], channels first."""
     return torch.from_numpy(np.moveaxis(images, -1, -3).astype(np.float32)) / 127.5 - 1
+
+
+def padded(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 w w"]:
+    """Pictures no higher than wide between the black bars that `Domain.view` cuts off; square ones as they are."""
+    height, width = image.shape[2:]
+    bar = (width - height) // 2
+    return F.pad(image, (0, 0, bar, width - height - bar), value=-1.0)
 
 
 def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch h w 3"]:

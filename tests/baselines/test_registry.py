@@ -80,6 +80,18 @@ def test_method_trains_and_resumes_to_the_same_bits(tmp_path, generator, world, 
     assert whole.invert(image, generator).shape == (2, generator.num_ws, generator.w_dim)
 
 
+@pytest.mark.parametrize("method", list(METHODS))
+def test_method_trains_on_pictures_smaller_than_the_generators_and_not_square(tmp_path, method):
+    """As ffhq, which encoders see at a quarter of its size, and cars, without their black bars."""
+    torch.manual_seed(0)
+    wide = Generator(size=128, z_dim=12, n_mlp=2, channel_base=128, channel_max=4).eval().requires_grad_(False)
+    seen = np.random.RandomState(0).randint(0, 255, (4, 48, 64, 3), dtype=np.uint8)
+    cars = datasets.Domain("toy", 128, (48, 64), (), lambda *_, **__: Dataset(lambda i: seen[i], list("0123")))
+    net, log = recipes.train_encoder(cars, wide, recipe(method=method, steps=1), tmp_path, validation=4)
+    assert np.isfinite(log["val_loss"].iloc[-1])
+    assert net.invert(cars.split("test").batch(range(2)), wide, cars.view).shape == (2, wide.num_ws, wide.w_dim)
+
+
 def test_no_more_pictures_are_drawn_than_the_recipe_says(tmp_path, generator, world):
     asked, read = [], set()
 
