@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx import runtime
-from stx.domains.splits import Dataset
+from stx.domains.splits import Dataset, mirrored
 from stx.encoder import Encoder
 from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
@@ -82,10 +82,11 @@ class InversionTask(Resumable):
     """Trains an encoder so that the frozen generator draws its input again (a `training.Task`).
 
     encoder: pictures to W+ codes; one that refines learns from each of its passes, the codes before being given
-    (ReStyle, section 3.2). view: drawn pictures to the size of the data (`Domain.view`). lr may fall linearly to zero
-    over the last `lr_decay` share of `steps`. accumulate: parts in which a batch is computed, to save memory (batch
-    norm sees a part). precision: "bfloat16" computes codes and pictures in it, losses and weights stay float32.
-    extras: see `stx.baselines.e4e`. Raises `ValueError` for a batch that does not divide by parts and processes.
+    (ReStyle, section 3.2). view: drawn pictures to the size of the data (`Domain.view`). lr may fall linearly to a
+    hundredth over the last `lr_decay` share of `steps`. mirror: turn half of the pictures round. accumulate: parts in
+    which a batch is computed, to save memory (batch norm sees a part). precision: "bfloat16" computes codes and
+    pictures in it, losses and weights stay float32. extras: see `stx.baselines.e4e`. Raises `ValueError` for a batch
+    that does not divide by parts and processes.
     """
 
     kept = ("encoder", "optimizer", "schedule")
@@ -172,9 +173,7 @@ class InversionTask(Resumable):
     def _pictures(self, step: int) -> Tensor:
         """This process's pictures of a batch, some mirrored."""
         image = self.data.batch(runtime.share(self.positions(step))).to(self.device)
-        if not self.mirror:
-            return image
-        return torch.where(torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5, image.flip(3), image)
+        return mirrored(image) if self.mirror else image
 
     def validate(self, data: Dataset) -> dict[str, float]:
         """Mean losses on held-out pictures, names starting with `val_`."""

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from stx.baselines.psp import PSP
 from stx.domains import images
-from stx.generator.gan import minimise, r1_penalty
+from stx.generator.gan import r1_penalty
 from stx.inversion import Extra
 from stx.stylegan2.networks import Generator
+from stx.training.loop import minimise
 
 GROWTH = (0.1, 0.27)  # shares of the run between which tokens grow in: steps 20,000 to 54,000 of 200,000 in e4e
 R1, R1_EVERY = 10.0, 16  # of both discriminators, as in e4e's and IDInvert's public code

@@ -174,13 +174,13 @@ class Public:
     where: str
 
 
-AUTHORS, PSP = "github.com/sapphire497/style-transformer", "github.com/eladrich/pixel2style2pixel"
+AUTHORS, PSP_AT = "github.com/sapphire497/style-transformer", "github.com/eladrich/pixel2style2pixel"
 NVIDIA, BOTH = "github.com/NVlabs/stylegan2", ("style_transformer", "generator")
 PUBLIC = (
     Public("ffhq", BOTH, "style_transformer_ffhq.pt (the name is free)", AUTHORS),
-    Public("ffhq", ("generator",), "stylegan2-ffhq-config-f.pt", f"github.com/rosinality/stylegan2-pytorch, {PSP}"),
+    Public("ffhq", ("generator",), "stylegan2-ffhq-config-f.pt", f"github.com/rosinality/stylegan2-pytorch, {PSP_AT}"),
     Public("ffhq", ("generator",), "stylegan2-ffhq-config-f.pkl", NVIDIA),
-    Public("ffhq", ("identity",), "model_ir_se50.pth", PSP),
+    Public("ffhq", ("identity",), "model_ir_se50.pth", PSP_AT),
     Public("ffhq", ("latent_classifier",), "LCNet_40 checkpoint", "never released"),
     Public("cars", BOTH, "style_transformer_cars.pt (the name is free)", AUTHORS),
     Public("cars", ("generator",), "stylegan2-car-config-f.pkl", NVIDIA),

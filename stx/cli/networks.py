@@ -21,6 +21,7 @@ from stx.files.errors import InputError
 @click.option("--accumulate", type=COUNT, help="parts in which an encoder's batch is computed, to save memory")
 @click.option("--lr", type=Number(min=0, min_open=True), help="the optimiser's rate")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="of an encoder's forward pass")
+@click.option("--mirror", is_flag=True, default=None, help="turn half of the pictures round, where left is as right")
 @click.option("--resolution", type=int, help="side of a new generator's pictures (default 64)")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=FOLDER, metavar="DIR", help="gets the networks (default: data/DOMAIN)")
@@ -43,6 +44,8 @@ def _train(
     for_encoders = [name for name in ("accumulate", "precision") if name in given] + ["more"] * bool(more)
     if network != "encoder" and (for_encoders or compared):
         raise InputError("--accumulate, --precision, --compared and --more are for encoders")
+    if network in ("detail", "manifold") and "mirror" in given:
+        raise InputError("--mirror is for generators and encoders")
     if network == "manifold" and (method or given["seed"] or given.keys() & {"steps", "batch", "lr"}):
         raise InputError("a manifold is fitted in one way: no --method, --steps, --batch, --lr or --seed")
     if network == "generator" and method:

@@ -56,25 +56,19 @@ class DetailTask(Resumable):
         target, drawn = (torch.cat([self._viewed(pair[side]) for pair in found.pairs]) for side in (0, 1))
         total, parts = self.loss(target, drawn)
         total = sum(found.own.values(), total)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        runtime.average_gradients(self.optimizer)
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(total)
         return {"loss": total.item()} | parts | {name: value.item() for name, value in found.own.items()}
 
-    @torch.no_grad()
-    def validate(self, data: Dataset, batch: int = 64) -> dict[str, float]:
+    def validate(self, data: Dataset) -> dict[str, float]:
         """Mean losses of held-out pictures drawn again, names starting with `val_`."""
         self.net.eval()
-        sums: dict[str, float] = {}
-        for part in runtime.batches(len(data), batch):
-            image = data.batch(part).to(self.device)
+
+        def pair(image: Tensor) -> tuple[Tensor, Tensor]:
             ws = self._codes(image)
             drawn = self.net.draw(self.generator, self.net.keep(self.generator, image, ws), ws, ws)
-            for name, value in self.loss.parts(image, self._viewed(drawn)).items():
-                sums[name] = sums.get(name, 0.0) + value.sum().item()
-        return {f"val_{name}": total / len(data) for name, total in sums.items()}
+            return image, self._viewed(drawn)
+
+        return self.loss.validate(data, pair, device=self.device)
 
     @torch.no_grad()
     def _codes(self, image: Tensor) -> Tensor:

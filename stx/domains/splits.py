@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -47,6 +48,12 @@ class Dataset:
     def batch(self, positions: Positions) -> Float[Tensor, "b 3 h w"]:
         """Pictures at these positions in [-1, 1]."""
         return images.to_tensor(self.uint8(positions))
+
+
+def mirrored(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Pictures of which about half, by torch's random numbers, have left and right exchanged."""
+    turned = torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5
+    return torch.where(turned, image.flip(3), image)
 
 
 def check_split(name: str, count: int | None) -> None:

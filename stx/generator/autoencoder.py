@@ -81,8 +81,8 @@ class CodeEncoder(nn.Module):
 class AutoencoderTask(Resumable):
     """Trains a code encoder and a generator's synthesis network to give pictures back (a `training.Task`).
 
-    Adam; lr: of the generator, the encoder's is half of it. The rates fall to zero over the last `lr_decay` share of
-    `steps`. data: square pictures as the generator draws them; view: as losses see them.
+    Adam; lr: of the generator, the encoder's is half of it. The rates fall to a hundredth over the last `lr_decay`
+    share of `steps`. data: square pictures as the generator draws them; view: as losses see them.
     """
 
     kept = ("generator", "encoder", "optimizer", "schedule")

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stx import runtime
-from stx.domains.splits import Dataset
+from stx.domains.splits import Dataset, mirrored
 from stx.generator.graphs import Replayed
 from stx.generator.projected import ProjectedDiscriminator
 from stx.stylegan2.networks import Discriminator, Generator
-from stx.training.loop import Resumable, ema_update, falling_rate
+from stx.training.loop import Resumable, ema_update, falling_rate, minimise
 
 REMEMBERED = 512  # latest samples, which tell how often an attribute is shown; more would be stale
 
@@ -133,14 +133,14 @@ class ClearAttributes(ExtraLoss):
 class GanTask(Resumable):
     """A generator and a discriminator, their optimisers and the averaged generator (a `training.Task`).
 
-    lr falls linearly to zero over the last `lr_decay` share of `steps`; the mapping network's is `mapping_rate` times
-    as high. mirror: flip half of the real pictures. mixing: probability that a sample takes two w's.
-    r1_gamma, r1_every; pl_weight (0: off), pl_every: the lazy regularisers. ema_images: half-life of the average in
-    pictures, shortened to `ema_rampup` of the run so far. head_start: first updates, of the discriminator alone.
-    discriminator: of `stx.stylegan2.networks` or `stx.generator.projected`; R1 is taken on what it scores, pixels or
-    features. extras: more losses of the generator, each by its weight. On CUDA updates are replayed as graphs
-    (`stx.generator.graphs`).
-    Of several processes (`stx.runtime`) each takes its share of a batch, with its own random z and noise.
+    lr falls linearly to a hundredth over the last `lr_decay` share of `steps`; the generator's by its own updates,
+    which begin after `head_start`. The mapping network's is `mapping_rate` times as high. mirror: turn half of the real
+    pictures round. mixing: probability that a sample takes two w's. r1_gamma, r1_every; pl_weight (0: off), pl_every:
+    the lazy regularisers. ema_images: half-life of the average in pictures, shortened to `ema_rampup` of the run so
+    far. head_start: first updates, of the discriminator alone. discriminator: of `stx.stylegan2.networks` or
+    `stx.generator.projected`; R1 is taken on what it scores, pixels or features. extras: more losses of the generator,
+    each by its weight. On CUDA updates are replayed as graphs (`stx.generator.graphs`). Of several processes
+    (`stx.runtime`) each takes its share of a batch, with its own random z and noise.
     """
 
     def __init__(
@@ -198,8 +198,7 @@ class GanTask(Resumable):
     def step(self, step: int) -> dict[str, float]:
         """One update of D and one of G on the same number of pictures."""
         real = self.data.batch(runtime.share(self.positions(step))).to(self.device)
-        if self.mirror:
-            real = torch.where(torch.rand(len(real), 1, 1, 1, device=real.device) < 0.5, real.flip(3), real)
+        real = mirrored(real) if self.mirror else real
         log = dict(self.learn_real(real))
         if self.r1_gamma and step % self.r1_every == 0:
             log |= self.learn_smooth(real)
@@ -272,14 +271,6 @@ class GanTask(Resumable):
         self.pl_mean = pl_mean.item()
         minimise(self.g_optimizer, self.pl_weight * self.pl_every * penalty)
         return length
-
-
-def minimise(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One update down the gradient of a loss, its mean over all processes."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    runtime.average_gradients(optimizer)
-    optimizer.step()
 
 
 def _lazy_adam(

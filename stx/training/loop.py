@@ -59,9 +59,7 @@ class Resumable:
 
     def descend(self, loss: Tensor) -> None:
         """One update down the gradient of a loss, and of the rate."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        minimise(self.optimizer, loss)
         self.schedule.step()
 
     def state_dict(self) -> dict:
@@ -164,6 +162,14 @@ def load_state(path: Path) -> dict:
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TrainingError(f"{path}: not a readable checkpoint ({reason}); delete it to start anew") from None
+
+
+def minimise(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One update down the gradient of a loss, its mean over all processes."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    runtime.average_gradients(optimizer)
+    optimizer.step()
 
 
 def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:

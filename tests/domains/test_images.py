@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stx.domains import datasets, images, paste
+from stx.domains import datasets, images, paste, splits
 from stx.files.errors import DomainError, ImageError
 from stx.training import loop
 
@@ -216,6 +216,15 @@ def test_batches_go_through_every_epoch(n, batch):
     for epoch in range(len(seen) // n):
         assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
     assert len(set(map(tuple, seen[: len(seen) // n * n].reshape(-1, n)))) > 1 or n == 1
+
+
+def test_half_of_a_batch_is_turned_round():
+    torch.manual_seed(0)
+    image = torch.rand(400, 3, 2, 2)
+    found = splits.mirrored(image)
+    turned = torch.tensor([torch.equal(x, y.flip(2)) for x, y in zip(found, image, strict=True)])
+    assert 160 < turned.sum() < 240
+    assert torch.equal(found[~turned], image[~turned])
 
 
 def test_heic_of_phones(tmp_path, picture):

@@ -27,11 +27,19 @@ def test_vgg_gives_the_documented_value_of_random_noise():
 
 
 def test_features():
-    image = torch.rand(3, 3, 64, 64) * 2 - 1
-    found = vgg16_features(load_lpips("vgg"), image)
-    assert found.shape == (3, 512)
-    assert found.min() >= 0
-    assert found.std() > 0
+    """relu5_3 of torchvision's VGG16, averaged over places, of pictures normalised as ImageNet's."""
+    from torchvision.models import vgg16
+
+    net = load_lpips("vgg")
+    image = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plain = vgg16().features[:30].eval()
+    given = [m for m in net.net.modules() if isinstance(m, torch.nn.Conv2d)]
+    for own, other in zip((m for m in plain if isinstance(m, torch.nn.Conv2d)), given, strict=True):
+        own.load_state_dict(other.state_dict())
+    mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = plain(((image + 1) / 2 - mean) / std).mean((2, 3))
+    torch.testing.assert_close(vgg16_features(net, image), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_unknown_backbone():
