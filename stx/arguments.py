@@ -1,11 +1,13 @@
 """What a user gives to `stx.Pipeline`: numbers, names and places, checked before anything is computed."""
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from stx.files.errors import EditError
+from stx.files.errors import EditError, WeightsError
 
 
 def number(value, name: str, kind: Callable = float) -> float | int:
@@ -20,6 +22,14 @@ def number(value, name: str, kind: Callable = float) -> float | int:
     return found
 
 
+def count(value, name: str) -> int:
+    """`value` as a whole number of at least 1; else `EditError`."""
+    found = number(value, name, operator.index)
+    if found < 1:
+        raise EditError(f"{name} {value}: expected at least 1")
+    return found
+
+
 def names(given, name: str) -> list[str]:
     """One name or several as a list; `EditError` for what is neither."""
     if isinstance(given, str):
@@ -28,6 +38,13 @@ def names(given, name: str) -> list[str]:
         return [str(one) for one in ([] if given is None else given)]
     except TypeError:
         raise EditError(f"{name} {given!r}: expected a name or several") from None
+
+
+def same_labels(folder: Path, known: Sequence[str], labels: Sequence[str]) -> None:
+    """Raises `WeightsError` for a network in `folder` that knows other attributes than the labels that there are."""
+    if known and labels and tuple(known) != tuple(labels):
+        other = ", ".join(sorted(set(known) ^ set(labels))) or "their order"
+        raise WeightsError(f"{folder}: trained on other labels than the domain has now ({other}); train it again")
 
 
 def places(given, most: int) -> tuple[int, int]:

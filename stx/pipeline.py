@@ -103,8 +103,9 @@ class Pipeline(hub.Pretrained):
         """Codes of pictures, and what they lose kept beside them (`stx.detail`): `synthesize` and `edit` take both.
 
         method: one of `stx.detail.registry.METHODS`; steps: of "search" and "tuning", which search. Raises
-        `InputError` for an unknown method, `WeightsError` for a domain without its network.
+        `InputError` for an unknown method, `EditError` for no steps, `WeightsError` for a domain without its network.
         """
+        steps = None if steps is None else arguments.count(steps, "steps")
         how, found, image = self.detail(method), [], self.images(pictures)
         for part, ws in zip(image.split(VIEWED), self.invert(image).split(VIEWED), strict=True):
             if method in refinement.STEPS:
@@ -215,14 +216,12 @@ class Pipeline(hub.Pretrained):
 
         Raises `EditError` for what is no number, or for less than one code.
         """
-        count, seed = (arguments.number(n, name, operator.index) for n, name in ((count, "count"), (seed, "seed")))
-        if count < 1:
-            raise EditError(f"count {count}: expected at least 1")
+        count, seed = arguments.count(count, "count"), arguments.number(seed, "seed", operator.index)
         if not -(2**63) <= seed < 2**64:
             raise EditError(f"seed {seed}: expected one of 64 bits")
         g, psi = self.generator, arguments.number(psi, "psi")
         z = torch.randn(count, g.w_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
-        return g.broadcast(g.truncate(g.mapping(z), psi, g.w_avg()))
+        return checked_codes(g.broadcast(g.truncate(g.mapping(z), psi, g.w_avg())), g)
 
     @plain_torch()
     @torch.no_grad()
@@ -297,17 +296,18 @@ class Pipeline(hub.Pretrained):
 
     def _change_attribute(self, ws, name: str, target: float, strength: float, until, like) -> Tensor:
         matched, reader = self._editors
-        k = label_editing.position(name, matched.attributes)
-        shows, index, wanted = reader(ws)[0][:, k] > 0, [k] * len(ws), [target] * len(ws)
+        k, seen = (label_editing.position(name, net.attributes) for net in self._editors)
+        shows, index, wanted = reader(ws)[0][:, seen] > 0, [k] * len(ws), [target] * len(ws)
         if like is not None and target:
-            if not reader(like)[0][0, k] > 0:
+            if not reader(like)[0][0, seen] > 0:
                 raise EditError(f"the reference does not show {name}")
             change = matched.carry(ws, like.expand_as(ws), index, (shows, torch.ones_like(shows)))
         else:
             change = matched(ws, index, wanted) * (shows != bool(target))[:, None, None]
         length = torch.full((len(ws),), float(strength), device=ws.device)
         if until is not None:
-            found = label_editing.strength_for(reader, ws, change, index, wanted, until, most=TWICE, steps=STEPS)
+            asked = [seen] * len(ws), wanted, until
+            found = label_editing.strength_for(reader, ws, change, *asked, most=TWICE, steps=STEPS)
             length = found.nan_to_num(TWICE).maximum(length)
         return label_editing.edit(ws, change, length)
 
@@ -386,11 +386,13 @@ class Pipeline(hub.Pretrained):
 
     @cached_property
     def _editors(self) -> tuple[nn.Module, nn.Module]:
-        return self.network("matched_pairs"), self.network("picture_classifier")
+        return tuple(weights.load(self.folder / name, self.device) for name in ("matched_pairs", "picture_classifier"))
 
     def network(self, name: str) -> nn.Module:
-        """Another network of the domain (classifier, latent_classifier, ...). Raises `WeightsError` without."""
-        return weights.load(self.folder / name, self.device)
+        """A network of the domain (classifier, ...). Raises `WeightsError` without, and for one of other labels."""
+        net = weights.load(self.folder / name, self.device)
+        arguments.same_labels(self.folder / name, getattr(net, "attributes", ()), self.domain.attributes)
+        return net
 
     def present(self) -> set[str]:
         """The names of the networks in the domain's folder."""

@@ -186,19 +186,23 @@ def _state() -> PartialState:
 
 
 def pick_device(device: str | torch.device = "auto") -> str:
-    """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `ValueError` for an absent one.
+    """The device to compute on: "auto" takes CUDA, then MPS, then the CPU. Raises `InputError` for one that is absent.
 
     Of several processes (`stx.runtime`) each gets its own.
     """
     device = str(device)
     if device == "auto" and world_size() > 1:
         return process_device()
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    known = [name for name, count in there.items() if count]
     if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if present[name])
-    if not present.get(device.split(":")[0], False):
-        known = ", ".join(name for name, here in present.items() if here)
-        raise InputError(f"device {device!r} is not available here; there is: {known}")
+        return known[0]
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        asked = None
+    if asked is None or (asked.index or 0) >= there.get(asked.type, 0):
+        raise InputError(f"device {device!r} is not available here; there is: {', '.join(reversed(known))}")
     return device
 
 

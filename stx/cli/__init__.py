@@ -4,10 +4,12 @@ Words are read before anything heavy is imported: each command imports what it n
 error answer at once.
 """
 
+import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -15,16 +17,20 @@ from stx.cli import networks, pictures, results  # noqa: F401 - each adds its co
 from stx.cli.words import commands
 from stx.files.errors import StxError
 
+REMEDY = "try a smaller --batch, --accumulate 4 for the training of an encoder, or a smaller --resolution"
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0 all done, 1 some pictures failed, 2 nothing could be done.
 
-    What a user can mend is one line: `StxError` and errors of the operating system. Ctrl-C gives 130, a reader of the
-    output that has gone (`stx ... | head`) 1. Anything else is a bug and keeps its traceback.
+    What a user can mend is one line: `StxError`, errors of the operating system and too little memory. Ctrl-C and
+    SIGTERM give 130, a reader of the output that has gone (`stx ... | head`) 1. Anything else is a bug and keeps its
+    traceback.
     """
     _open_outputs()
     try:
-        code = commands.main(words, prog_name="stx", standalone_mode=False) or 0
+        with _heeding_sigterm():
+            code = commands.main(words, prog_name="stx", standalone_mode=False) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -39,6 +45,31 @@ def main(words: Sequence[str] | None = None) -> int:
     except (StxError, OSError) as error:
         print(f"stx: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        print(f"stx: not enough memory; {REMEDY}", file=sys.stderr)
+        return 2
+
+
+@contextlib.contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """While inside, SIGTERM, of schedulers and `timeout`, is as Ctrl-C."""
+    try:
+        former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether an error is Python's, or torch's on any device, for too little memory."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in told or "allocate memory" in told
 
 
 def _open_outputs() -> None:

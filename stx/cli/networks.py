@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stx.cli.words import COUNT, FOLDER, SEED, Number, command, device, generator, look_for, one_picture, own
+from stx.cli.words import COUNT, FOLDER, SEED, SIDE, Number, command, device, generator, look_for, one_picture, own
 from stx.files.errors import InputError
 
 
@@ -22,7 +22,7 @@ from stx.files.errors import InputError
 @click.option("--lr", type=Number(min=0, min_open=True), help="the optimiser's rate")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="of an encoder's forward pass")
 @click.option("--mirror", is_flag=True, default=None, help="turn half of the pictures round, where left is as right")
-@click.option("--resolution", type=int, help="side of a new generator's pictures (default 64)")
+@click.option("--resolution", type=SIDE, help="side of a new generator's pictures (default 64)")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=FOLDER, metavar="DIR", help="gets the networks (default: data/DOMAIN)")
 @click.option("--runs", type=FOLDER, default=Path("runs"), metavar="DIR", help="checkpoints, samples, log")
@@ -88,7 +88,7 @@ def _train(
     if not is_main():
         return 0
     if log.empty or int(log["step"].max()) < steps:
-        return 1  # stopped by the user; the checkpoint is kept, nothing is shipped
+        return 130  # stopped by the user; the checkpoint is kept, nothing is shipped
     for name, net in done.items():
         bits = weights.BITS if compared else None
         weights.ship(net, (out or shelf) / name, _history(shelf / name, log, more), record, bits=bits)

@@ -104,26 +104,34 @@ def checked_codes(codes, generator: Generator) -> "Ws | Styles | Inversion":
     Raises `InputError` for what is neither W+ nor vectors of StyleSpace by layer nor an `Inversion`.
     """
     if isinstance(codes, Inversion):
-        return codes
+        return codes if codes.edited is None else replace(codes, edited=checked_codes(codes.edited, generator))
+    device = generator.input.input.device
     if isinstance(codes, dict):
         sizes = {name: len(layer.modulation.bias) for name, layer, _ in generator.style_layers()}
         shapes = {name: tuple(style.shape) for name, style in codes.items() if isinstance(style, Tensor)}
         count = shapes.get("conv1", (None,))[0]
         for name in (*codes, *sizes):
-            if shapes.get(name) != (count, sizes.get(name)) or not torch.isfinite(codes[name]).all():
-                told = f"expected finite numbers [batch, channels] for each of {', '.join(sizes)}"
+            if shapes.get(name) != (count, sizes.get(name)):
+                told = f"expected numbers [batch, channels] for each of {', '.join(sizes)}"
                 raise InputError(f"vectors of StyleSpace by layer, of which {str(name)!r} does not fit: {told}")
-        return codes
-    try:
-        ws = torch.as_tensor(codes)
-    except (TypeError, ValueError, RuntimeError):
-        ws = None
-    if ws is None or ws.is_complex():
-        raise InputError(f"codes of type {type(codes).__name__}: expected [batch, num_ws, w_dim] of numbers")
+        return {name: _finite(style).to(device) for name, style in codes.items()}
+    ws = _finite(codes)
     generator.check_ws(ws)
-    if not torch.isfinite(ws).all():
+    return ws.to(device)
+
+
+def _finite(codes) -> Tensor:
+    """Codes of any kind of numbers as float32, in which they are finite; raises `InputError` for others."""
+    try:
+        found = torch.as_tensor(codes)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.is_complex():
+        raise InputError(f"codes of type {type(codes).__name__}: expected [batch, num_ws, w_dim] of numbers")
+    found = found.to(torch.float32)
+    if not torch.isfinite(found).all():
         raise InputError("codes that are not finite (NaN or infinite)")
-    return ws.to(generator.input.input.device, torch.float32)
+    return found
 
 
 @dataclass(frozen=True)
@@ -160,13 +168,19 @@ class Inversion:
         return [self[i : i + size] for i in range(0, len(self), size)]
 
     def edit(self, edited: Ws | Styles) -> "Inversion":
-        """The same with edited codes, from whatever edit of codes; raises `InputError` for another shape or number."""
+        """The same with edited codes, from whatever edit of codes.
+
+        Raises `InputError` for another shape or number, and for what is not finite numbers.
+        """
         if isinstance(edited, dict):
-            if any(len(style) != len(self) for style in edited.values()):
+            edited = {name: _finite(style) for name, style in edited.items()}
+            if {len(style) if style.ndim else 0 for style in edited.values()} != {len(self)}:
                 raise InputError(f"edited vectors of StyleSpace: expected those of {len(self)} pictures")
-        elif edited.shape != self.ws.shape:
+            return replace(self, edited=edited)
+        edited = _finite(edited)
+        if edited.shape != self.ws.shape:
             raise InputError(f"edited codes of shape {tuple(edited.shape)}: expected {tuple(self.ws.shape)}")
-        return replace(self, edited=edited)
+        return replace(self, edited=edited.to(self.ws.device))
 
     def draw(self, generator: Generator, edited: Ws | Styles | None = None) -> Drawn:
         """The pictures, of edited codes where there are any."""

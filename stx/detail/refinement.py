@@ -32,7 +32,7 @@ def refined(
     view: Callable[[Tensor], Tensor] = lambda image: image,
 ) -> Inversion:
     """Inversions of pictures that begin with `ws`. method: "search" or "tuning", with `steps` of each (`STEPS`)."""
-    steps, side = steps or STEPS[method], max(image.shape[2:])
+    steps, side = STEPS[method] if steps is None else steps, max(image.shape[2:])
     if method == "search":
         found = project(generator, loss, image, start=ws, steps=steps, lr=SEARCH_RATE, code_noise=0.0, view=view)
         return Inversion(found.ws, {}, method, Detail(side=side))

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -61,7 +62,8 @@ class AvatarCache:
         bar = progress(None, total=len(missing) * CACHE_SHARD_SIZE, desc=f"drawing avatars/{name}", unit="img")
         # forked workers need no main guard in the caller's script, and drawing touches neither torch nor CUDA
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        with bar, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        heeded = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}  # not as their parent
+        with bar, ProcessPoolExecutor(workers, mp_context=context, **heeded) as pool:
             shards = pool.map(_draw_shard, [shard for _, shard in missing])
             for (path, _), pictures in zip(missing, shards, strict=True):
                 save_array(path, pictures)

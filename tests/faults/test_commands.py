@@ -88,21 +88,23 @@ def test_poisoned_pictures_with_two_processes(photos, capsys):
         assert all(sum(f"-{kind}.png" in line for line in mine) == 1 for kind in POISON)
 
 
-def test_ctrl_c_is_one_line_and_loses_nothing(photos):
-    """Ctrl-C in a command is one line and exit code 130; what was finished is kept, and the same command goes on."""
+def test_an_interrupt_is_one_line_and_loses_nothing(photos):
+    """Ctrl-C, or SIGTERM, is one line and exit code 130; what was finished is kept, the same command goes on."""
     for i in range(12, 300):
         shutil.copy(photos / f"{i % 12:02d}.png", photos / f"{i:03d}.png")
-    given, out = words(photos, "out"), photos.parent / "out"
-    command = [sys.executable, "-c", HEEDS_CTRL_C, *given]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while len(list(out.glob("codes-*"))) < 3 and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=600)
-    assert process.returncode == 130, told
-    assert [line[:16] for line in told.splitlines() if line] == ["stx: interrupted"]  # one is empty, after ^C
-    kept = {path: path.read_bytes() for path in out.glob("codes-*")}
-    assert 3 <= len(kept) < 70
+    given, out, kept = words(photos, "out"), photos.parent / "out", {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        command = [sys.executable, "-c", HEEDS_CTRL_C, *given]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            while len(list(out.glob("codes-*"))) < len(kept) + 3 and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, told = process.communicate(timeout=600)
+        assert process.returncode == 130, told
+        assert [line[:16] for line in told.splitlines() if line] == ["stx: interrupted"]  # one is empty, after ^C
+        assert {path: path.read_bytes() for path in kept} == kept
+        kept = {path: path.read_bytes() for path in out.glob("codes-*")}
+    assert 6 <= len(kept) < 70
     assert cli.main(given) == 0
     assert {path: path.read_bytes() for path in kept} == kept
     assert len(load_codes(out)[0]) == 300

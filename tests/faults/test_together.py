@@ -1,5 +1,7 @@
 """Things that do not fit together: codes and pictures, options and networks, files that are there twice."""
 
+import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -18,6 +20,7 @@ from stx.domains import align, avatars, datasets, images
 from stx.files.checksums import sha256
 from stx.files.errors import DomainError, EditError, InputError, TrainingError, WeightsError
 from stx.files.places import ROOT
+from stx.pipeline import Pipeline
 from stx.reports import claims, figures, readme
 from stx.training import loop
 from tests.faults.test_habits import digests
@@ -296,3 +299,99 @@ def test_grey_pictures_of_16_bits(here):
         assert images.read_image(name).max() <= 1
     dark.save("clear.png", transparency=200)
     assert images.read_image("clear.png").min() == 255
+
+
+class Backwards(torch.nn.Module):
+    """A classifier of codes that knows the same attributes in another order."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.attributes = net, net.attributes[::-1]
+
+    def forward(self, ws):
+        logits, features = self.net(ws)
+        return logits.flip(1), features
+
+
+def test_classifiers_with_their_attributes_in_another_order(pipe, ws):
+    """Attributes are found by name in each network: a classifier with them in another order gives the same edits."""
+    (matched, reader), other = pipe._editors, copy.copy(pipe)
+    other.__dict__["_editors"] = matched, Backwards(reader)
+    for edit in ({"add": "Wearing_Hat", "until": 0.9}, {"remove": "Smiling"}, {"add": "Eyeglasses", "like": ws[:1]}):
+        try:
+            expected = pipe.edit(ws, **edit)
+        except EditError as error:
+            with pytest.raises(EditError, match=str(error)):
+                other.edit(ws, **edit)
+        else:
+            assert torch.equal(other.edit(ws, **edit), expected)
+
+
+def test_classifiers_of_other_labels(pipe):
+    """A classifier trained on other labels than the domain has now is refused; it would be read by position."""
+    names = pipe.domain.attributes
+    for labels, told in ((("Beards", *names[1:]), "Beards"), (names[::-1], "their order")):
+        other = dataclasses.replace(pipe.domain, attributes=labels)
+        with pytest.raises(WeightsError, match=f"classifier: trained on other labels .*{told}"):
+            Pipeline(other, pipe.generator, pipe.encoder, "cpu", pipe.folder, "style_transformer").network("classifier")
+
+
+@pytest.mark.parametrize("kind", ["nan", "styles", "wide", "none", "empty"])
+def test_edits_of_ones_own(pipe, kind):
+    """Codes of an inversion edited by any means are checked: NaN and what is none is refused."""
+    found = pipe.invert_detail("faces", "features")
+    styles = pipe.generator.styles(found.ws)
+    given = {
+        "nan": found.ws * NAN,
+        "styles": styles | {"conv1": styles["conv1"] * NAN},
+        "wide": found.ws.double() * 1e200,
+        "none": None,
+        "empty": {},
+    }[kind]
+    for use in (found.edit, pipe.synthesize):
+        with pytest.raises(InputError):
+            use(given)
+
+
+def test_edits_of_ones_own_of_another_precision(pipe):
+    """Edited codes as an array or in another precision are drawn; vectors without one of the layers are refused."""
+    found = pipe.invert_detail("faces", "features")
+    styles = {name: style.double() for name, style in pipe.generator.styles(found.ws).items()}
+    plain = pipe.synthesize(found)
+    for given in (found.ws.numpy().astype(np.float64), styles):
+        assert torch.equal(pipe.synthesize(found.edit(given)), plain)
+    with pytest.raises(InputError, match="'convs.7' does not fit"):
+        pipe.synthesize(found.edit({name: style for name, style in styles.items() if name != "convs.7"}))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "a", NAN])
+def test_searches_of_no_steps(pipe, steps):
+    """A search of no number of steps is refused; it would give the encoder's codes as searched ones."""
+    with pytest.raises(EditError, match="steps"):
+        pipe.invert_detail("faces", "search", steps=steps)
+
+
+@pytest.mark.parametrize("device", ["cpu:foo", "cuda:99", "gpu", "meta"])
+def test_devices_that_are_not_there(device, capsys):
+    """A device that is none, or is not here, is one line."""
+    assert cli.main(["invert", "faces", "--out", "o", "--device", device]) == 2
+    assert "is not available here; there is: cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory(monkeypatch, capsys, error):
+    """Too little memory is one line with what would need less."""
+
+    def greedy():
+        raise error
+
+    monkeypatch.setattr(weights, "inventory", greedy)
+    assert cli.main(["weights"]) == 2
+    assert "not enough memory; try a smaller --batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["0", "4194304"])
+def test_generators_of_no_size(side, capsys):
+    """A generator of no pixels, or of more than memory could hold, is refused."""
+    assert cli.main(["train", "generator", "faces", "--resolution", side]) == 2
+    assert "not in the range 1<=x<=4096" in capsys.readouterr().err
