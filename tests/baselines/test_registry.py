@@ -270,6 +270,7 @@ def test_seeds_are_trained_at_the_best_rate_of_a_search(tmp_path):
 
 
 @pytest.mark.release
+@pytest.mark.release
 def test_queue_trains_and_skips_what_is_done(tmp_path):
     command = [sys.executable, "-m", "snakemake", "-s", "train.smk", "--cores", "1", "--nolock", "--config"]
     given = [f"runs={tmp_path}", f"out={tmp_path}/weights", "steps=1", "methods=one_stage"]
