@@ -16,12 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from stx.files.atomic import atomic_write
 from stx.files.errors import ImageError, InputError
-from stx.files.outputs import LOCK, claim_files, is_folder, png_note
+from stx.files.outputs import LOCK, ORIENTATION, claim_files, is_folder, png_note
 
 JPEG, TIFF = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")
 SUFFIXES = (".png", *JPEG, ".webp", ".bmp", *TIFF, ".ppm", ".pgm", ".gif", ".avif", ".jp2", ".tga")
@@ -29,6 +29,19 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000
 HEIF = (".heic", ".heif")  # of iPhones: read with pillow-heif, and refused by name without it
 FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv", ".mts", ".ogv")
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded
+WHITES = {"I": (255, 65535), "F": (1, 255, 65535)}  # by Pillow's mode: where the values of a wide picture may end
+BITS = 258  # TIFF's tag of bits per sample
+OVERSHOOT = 0.05  # of a range: by which a resampled picture may leave it
+DARKEST = 1 / 16  # of a range: a picture with nothing brighter is of another one, such as HDR or 10 bits
+TURNS = {  # from the pixels of a file to upright ones, by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
@@ -100,21 +113,55 @@ def _damage(error: Exception) -> str:
 
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
-    form, clear = image.format, image.info.get("transparency")
-    image = _to_srgb(ImageOps.exif_transpose(image))
+    full = _full_range(image)
+    image = _to_srgb(upright(image))
     if image.mode.startswith(("I", "F")):
-        wide = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(wide).all():
-            raise ImageError(f"{name}: has values that are not finite (NaN or infinite); export it again")
-        levels = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-        levels = (65535,) if image.mode.startswith("I;16") or form == "PPM" else levels  # scaled by Pillow
-        white = next((level for level in levels if wide.max() <= level), levels[-1])
-        wide = np.where(wide == clear, white, wide) if isinstance(clear, int) else wide  # on white, as below
-        image = Image.fromarray(np.clip(wide / white * 255 + 0.5, 0, 255).astype(np.uint8))
+        image = _eight_bits(image, full, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened picture turned as its EXIF says."""
+    turn = TURNS.get(exif_of(image).get(ORIENTATION))
+    return image if turn is None else image.transpose(turn)
+
+
+def exif_of(image: Image.Image) -> Image.Exif:
+    """The EXIF of an opened picture; empty where it cannot be read."""
+    try:
+        exif = image.getexif()
+        exif.get(ORIENTATION)  # tags are parsed when they are asked for
+        return exif
+    except Exception:  # the parser raises many kinds; the pixels are fine
+        return Image.Exif()
+
+
+def _full_range(image: Image.Image) -> int | None:
+    """What white is in a picture that Pillow keeps in 16 bits, or scaled to them; None where only values can tell."""
+    if image.mode == "I" and image.format == "PPM":
+        return 65535  # scaled by Pillow
+    if image.mode.startswith("I;16"):
+        return 4095 if getattr(image, "tag_v2", {}).get(BITS) == (12,) else 65535
+    return None
+
+
+def _eight_bits(image: Image.Image, full: int | None, name: str) -> Image.Image:
+    """A picture of wide integers or floats in 8 bits. Raises `ImageError` for values of no range that is known."""
+    wide = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(wide).all():
+        raise ImageError(f"{name}: has values that are not finite (NaN or infinite); export it again")
+    low, high, whites = wide.min(), wide.max(), WHITES[image.mode[0]]
+    white = full or next((level for level in whites if high <= level * (1 + OVERSHOOT)), None)
+    dark = white not in (None, full, 1) and 0 < high < white * DARKEST
+    if white is None or low < -white * OVERSHOOT or dark:
+        known = ", ".join(f"0 to {level}" for level in whites)
+        raise ImageError(f"{name}: values from {low:g} to {high:g}, not of {known}; export it with 8 or 16 bits")
+    clear = image.info.get("transparency")
+    wide = np.where(wide == clear, white, wide) if isinstance(clear, int) else wide  # on white, as in `_rgb`
+    return Image.fromarray(np.clip(wide / white * 255 + 0.5, 0, 255).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

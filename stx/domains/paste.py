@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
+from PIL import Image, ImageCms, JpegImagePlugin
 from scipy import ndimage
 
 from stx.domains import images
@@ -220,9 +220,9 @@ def read_photo(path: str | Path) -> Photo:
             raise ImageError(
                 f"{path}: {count} frames or pages, of which one would stay; save them as a folder (--frames)"
             )
-        exif, kind = image.getexif(), "JPEG" if image.format in ("MPO", "HEIF") else image.format
+        kind = "JPEG" if image.format in ("MPO", "HEIF") else image.format
         compression = _compression(image)
-        upright = ImageOps.exif_transpose(image)
+        exif, upright = images.exif_of(image), images.upright(image)
         profile, mode = image.info.get("icc_profile"), upright.mode
         if mode not in ("L", "RGB", "RGBA") or (mode == "L" and profile) or not _usable(profile):
             return Photo(rgb, rgb, None, "RGB", kind, exif, None, compression)

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -62,6 +63,37 @@ def test_levels_of_wide_pictures(tmp_path, values, kind):
     assert images.read_image(tmp_path / "a.tif").max() == 255
     Image.fromarray(np.array([[0, 200]] * 2, dtype=np.uint16)).save(tmp_path / "dark.png")
     assert images.read_image(tmp_path / "dark.png").max() == 1  # 16 bits stay 16 bits, also when dark
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "mean"),
+    [
+        ((0.0, 1.003), "float32", 127.5), ((-0.002, 1.0), "float32", 127.5), ((0.0, 255.5), "float32", 127.5),
+        ((0, 66000), "int32", 127.5), ((0, 260), "int32", 127.5), ((0, 128), "int32", 64), ((0, 0), "int32", 0),
+    ],
+)  # fmt: skip
+def test_wide_pictures_that_overshoot_their_range(tmp_path, values, kind, mean):
+    Image.fromarray(np.array([values] * 2, dtype=kind)).save(tmp_path / "a.tif")
+    assert abs(images.read_image(tmp_path / "a.tif").mean() - mean) <= 0.5
+
+
+def test_tiff_of_12_bits(tmp_path):
+    """Two pixels in three bytes; white is 4095."""
+    tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 6)]
+    head = b"II*\0" + struct.pack("<I", 14) + b"\xff\xf0\x00\x80\x00\x00"  # 4095, 0, 2048, 0
+    told = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    (tmp_path / "a.tif").write_bytes(head + struct.pack("<H", len(tags)) + told + bytes(4))
+    assert images.read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [255, 0, 128, 0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+def test_unreadable_exif_leaves_the_pixels(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (7, 5), "red").save(path, exif=b"Exif\0\0no tags at all")
+    assert images.read_image(path).shape == (5, 7, 3)
+    photo = paste.read_photo(path)
+    photo.save(photo.pixels, tmp_path / f"b.{suffix}", path)
+    assert images.read_image(tmp_path / f"b.{suffix}").shape == (5, 7, 3)
 
 
 def test_transparency_is_laid_on_white(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import struct
@@ -333,6 +334,23 @@ def test_a_file_of_another_format_is_refused(tmp_path, kind, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((-1.0, 1.0), "-1 to 1"), ((0.0, 4.0), "0 to 4"), ((0.0, 1e6), "0 to 1e"), ((-9999.0, 200.0), "-9999 to 200"),
+        ((0, 2**31 - 1), "0 to 2.14748e"), ((0, 70_000), "0 to 70000"), ((0, 1023), "0 to 1023"), ((-300, 9), "-300"),
+    ],
+    ids=["of tensors", "HDR", "beyond", "of terrain", "31 bits", "a little beyond", "10 bits", "signed"],
+)  # fmt: skip
+def test_wide_pictures_of_unknown_ranges(tmp_path, values, told):
+    """A TIFF of 32 bits or floats whose range is not known is refused with its range, and not read black or white."""
+    Image.fromarray(np.array([values] * 2, "float32" if isinstance(values[0], float) else "int32")).save(
+        tmp_path / "a.tif"
+    )
+    with pytest.raises(ImageError, match=re.escape(f"a.tif: values from {told}")):
+        images.read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
     "kind",
     [struct.error, NotImplementedError, RuntimeError, KeyError, TypeError, OverflowError, RecursionError, MemoryError,
      EOFError, AssertionError, ZeroDivisionError],
@@ -340,7 +358,7 @@ def test_a_file_of_another_format_is_refused(tmp_path, kind, monkeypatch):
 @pytest.mark.parametrize("where", ["load", "open"])
 def test_whatever_a_decoder_raises_the_batch_goes_on(pipe, faces, tmp_path, monkeypatch, kind, where):
     """Whatever a decoder raises at one picture, the others are inverted and that one is told in one line."""
-    target, name = (Image, "open") if where == "open" else (images.ImageOps, "exif_transpose")
+    target, name = (Image, "open") if where == "open" else (images, "_rgb")
     plain = getattr(target, name)
 
     def poisoned(given, *args, **kwargs):
