@@ -125,6 +125,7 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
 
 def upright(image: Image.Image) -> Image.Image:
     """An opened picture turned as its EXIF says."""
+    image.load()  # which turns a TIFF already
     turn = TURNS.get(exif_of(image).get(ORIENTATION))
     return image if turn is None else image.transpose(turn)
 

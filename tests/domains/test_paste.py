@@ -116,6 +116,19 @@ def test_orientation_exif_and_profile_are_kept(tmp_path, orientation):
         assert after.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal].startswith("2024")
 
 
+@pytest.mark.parametrize("suffix", ["tif", "jpg", "webp"])
+def test_turned_photographs_of_other_formats(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[paste.ORIENTATION] = 6
+    picture = np.zeros((48, 80, 3), np.uint8)
+    picture[:, :40] = 255  # on the left, upright above
+    Image.fromarray(picture).save(tmp_path / f"a.{suffix}", exif=exif)
+    photo = paste.read_photo(tmp_path / f"a.{suffix}")
+    assert photo.pixels.shape == (80, 48, 3) and photo.pixels[:36].min() > 240 and photo.pixels[44:].max() < 15
+    photo.save(photo.pixels, tmp_path / f"b.{suffix}", tmp_path / f"a.{suffix}")
+    assert np.abs(images.read_image(tmp_path / f"b.{suffix}").astype(int) - photo.rgb).max() < 15
+
+
 def test_a_crop_is_brought_into_the_photographs_colours(tmp_path):
     """Pure red of sRGB is less than the red of Display P3: (234, 51, 35) there."""
     picture = Image.new("RGB", (40, 40), (120, 130, 140))
