@@ -108,11 +108,13 @@ def png_note(source: str = "") -> PngInfo:
 
 
 def png_source(file: Path) -> str | None:
-    """The source of a PNG of stx, "" without one; None for a file that stx did not make."""
+    """The source of a PNG of stx, "" without a readable one; None for a file that stx did not make."""
     if not made_by_stx(file):
         return None
-    with Image.open(file, formats=["PNG"]) as image:
-        return json.loads(image.info.get("Source", '""'))
+    with contextlib.suppress(Exception), Image.open(file, formats=["PNG"]) as image:  # anybody can write such a note
+        source = json.loads(image.info["Source"])
+        return source if isinstance(source, str) else ""
+    return ""
 
 
 def mark_photo(exif: Image.Exif, source: Path, most: int | None = None) -> Image.Exif:

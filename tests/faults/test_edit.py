@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from stx import cli
+from stx import batch, cli
 from stx.domains import avatars
 from stx.files.outputs import png_source
 
@@ -104,3 +105,14 @@ def test_the_kind_comes_from_the_reference(faces, tmp_path):
         np.asarray(Image.open(tmp_path / f"out_{name}" / "p0.png")).astype(int) for name in ("clear", "dark")
     )
     assert np.abs(clear - dark)[20:36].mean() > 5  # about the eyes
+
+
+@pytest.mark.parametrize("source", ["a.png", "{", "3", "[]", "[" * 9999])
+def test_notes_that_others_wrote(tmp_path, source):
+    """A PNG that names stx and a source in another form has none, and its name is not given again."""
+    note = PngInfo()
+    note.add_text("Software", "stx")
+    note.add_text("Source", source)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=note)
+    assert png_source(tmp_path / "a.png") == ""
+    assert batch._names_in(tmp_path).reserve("a", "elsewhere/a.png") == "a-2"
