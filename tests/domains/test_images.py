@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stx.domains import datasets, images, paste, splits
+from stx.baselines.directions import FITTED
+from stx.domains import datasets, folders, images, paste, splits
 from stx.files.errors import DomainError, ImageError
 from stx.training import loop
 
@@ -188,6 +189,28 @@ def test_pictures_of_a_folder(tmp_path, picture, monkeypatch):
         images.read_image(tmp_path / "phone.heic")
 
 
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("Train", "Val", "Test"), ("TRAIN", "validation", "testing"), ("training", "valid", "test_set"),
+        ("train2017", "Dev", "test2017"), ("images/train", "images/val", "images/test"),
+        ("cats/Train set", "cats/val-data", "cats/test images"),
+    ],
+)  # fmt: skip
+def test_splits_by_other_names(tmp_path, picture, places):
+    for place in places:
+        for i in range(4):
+            images.save_image(picture, tmp_path / place / f"{i}.png")
+    domain = datasets.load(tmp_path)
+    for split, place in zip(("train", "val", "test"), places, strict=True):
+        assert domain.split(split).names == [f"{place}/{i}.png" for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["trainers", "testament", "device", "valley", "train.png"])
+def test_folders_that_are_no_splits(tmp_path, name):
+    assert len({folders._folder_split(f"{name}/{i}") for i in range(200)}) == 3
+
+
 def test_folder_labels(folder):
     names = [f"{i % 3}/{i:02d}.png" for i in range(60)]
     rows = "".join(f"{n},{i % 2},-1\n" for i, n in enumerate(names))
@@ -209,12 +232,31 @@ def test_folder_labels(folder):
         ("file,Smiling,Smiling\n0/00.png,1,1\n", "all different"),
         ("file,Smiling,\n0/00.png,1,1\n", "one attribute name"),
         (b"file,R\xf6te\n", "UTF-8"),
+        ('file,"A,B"\n0/00.png,1\n', "cannot be called 'A,B'"),
+        *((f"file,Hat,{name}\n0/00.png,1,1\n", f"cannot be called '{name}'") for name in (*FITTED, "stylespace")),
+        *((f"file,{name}\n0/00.png,1\n", f"'{name}'") for name in ("sefa:0", "stylespace:6_501", "age:2")),
     ],
 )
 def test_faulty_labels_are_explained(folder, text, match):
     (folder / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DomainError, match=match):
         datasets.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "cell"),
+    [
+        ("\N{LATIN SMALL LETTER U WITH DIAERESIS}.png", "u\N{COMBINING DIAERESIS}.png"),
+        ("u\N{COMBINING DIAERESIS}.png", "\N{LATIN SMALL LETTER U WITH DIAERESIS}.png"),
+        ("a.png", "./a.png"), ("train/a.png", "train\\a.png"), ("train/a.png", ".\\train\\a.png"),
+        ("train/a.png", "train//a.png"),
+    ],
+)  # fmt: skip
+def test_labels_of_files_in_other_forms(tmp_path, picture, file, cell):
+    images.save_image(picture, tmp_path / file)
+    (tmp_path / "Labels.CSV").write_text(f"file,Hat\n{cell},1\n", encoding="utf-8")
+    found = folders.Folder(tmp_path, 16, (16, 16))
+    assert found.attributes == ("Hat",) and found.labels.tolist() == [[True]]
 
 
 def test_unknown_domains(tmp_path):
