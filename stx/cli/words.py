@@ -1,6 +1,7 @@
 """What commands share: how words are read, options that many have, exit codes."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def look_for(names: Sequence[str]) -> None:
     """
     if "" in names:
         raise ImageError("an empty name of a picture; name a file or a folder")
-    if not any(Path(name).exists() for name in names):
+    if not any(os.path.lexists(name) for name in names):
         raise ImageError(
             f"{names[0]}: no such file" + (f", nor any of the other {len(names) - 1}" if names[1:] else "")
         )

@@ -57,7 +57,9 @@ def read_image(path: str | Path | io.BytesIO, *, name: str = "") -> np.ndarray:
     formats = [*FORMATS, *(["TGA"] if name.lower().endswith(".tga") else [])]  # TGA has no magic number
     formats += ["HEIF"] if name.lower().endswith(HEIF) else []
     try:
-        if not isinstance(path, io.BytesIO) and Path(path).exists() and not Path(path).is_file():
+        if not isinstance(path, io.BytesIO) and os.path.lexists(path) and not Path(path).is_file():
+            if not Path(path).exists():
+                raise ImageError(f"{name}: a link to a file that is not there; fetch it (git annex get, dvc pull)")
             raise ImageError(f"{name}: a folder, a pipe or a device; expected the file of a picture")
         with _unwarned(), Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -225,12 +227,13 @@ def save_image(image: UInt8[np.ndarray, "h w 3"], path: str | Path, *, source: s
 def list_images(folder: str | Path) -> list[Path]:
     """The picture files below a folder and folders linked there, sorted, without hidden ones and those stx writes into.
 
-    Raises `ImageError` when there are none.
+    Links to nothing and pipes that are called like pictures are among them: reading them tells what is wrong. Raises
+    `ImageError` when there are none.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
-    files = sorted(p for p in _shown(folder) if p.suffix.lower() in SUFFIXES + HEIF and p.is_file())
+    files = sorted(p for p in _shown(folder) if p.suffix.lower() in SUFFIXES + HEIF)
     if not files:
         raise ImageError(f"{folder}: no pictures in this folder (looked for {', '.join(SUFFIXES)})")
     return files

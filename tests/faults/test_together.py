@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -153,6 +154,42 @@ def test_labels_that_contradict(here):
     (here / "faces" / "labels.csv").write_text(table.format(0))
     with pytest.raises(DomainError, match=r"line 4: a\.png has other labels"):
         datasets.load("faces")
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "folder", "pipe", "two of them", "link to itself"])
+def test_labels_that_are_no_file(here, kind):
+    """A `labels.csv` that cannot be read as a file is refused, and the pictures are not taken for unlabelled ones."""
+    labels = here / "faces" / "labels.csv"
+    if kind == "folder":
+        labels.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(labels)
+    elif kind == "two of them":
+        labels.touch()
+        labels.with_name("Labels.csv").touch()
+    else:
+        labels.symlink_to(here / "gone" if kind == "link to nothing" else labels)
+    with pytest.raises(DomainError, match=r"abels\.csv"):
+        datasets.load("faces")
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "link to itself", "pipe"])
+def test_pictures_that_are_not_there(here, capsys, kind):
+    """Links to nothing (git-annex, DVC) and pipes in a folder are told by name like other unreadable pictures."""
+    bad = here / "faces" / "c.png"
+    if kind == "pipe":
+        os.mkfifo(bad)
+    else:
+        bad.symlink_to(bad if kind == "link to itself" else here / "gone")
+    assert command("invert", "faces", "--out", "o") == 1
+    told = capsys.readouterr()
+    assert "2 of 3 pictures inverted" in told.out
+    assert f"c.png: {'a folder, a pipe' if kind == 'pipe' else 'a link to a file that is not there'}" in told.err
+    for name in "ab":
+        (here / "faces" / f"{name}.png").unlink()
+    assert command("invert", "faces", "--out", "o2") == command("invert", "faces/c.png", "--out", "o3") == 2
+    assert "no such file" not in capsys.readouterr().err
+    datasets.load("faces")  # what networks remember of a folder is of the pictures that are there
 
 
 def test_linked_folders(here):
