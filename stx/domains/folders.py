@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import re
 import unicodedata
 import zlib
@@ -52,7 +53,7 @@ class Folder:
         names = [self.name(file) for file in self.files]
         splits = [_folder_split(n) for n in names]
         if "val" not in splits and "train" in splits:
-            order = sorted((zlib.crc32(n.encode()), i) for i, n in enumerate(names) if splits[i] == "train")
+            order = sorted((zlib.crc32(os.fsencode(n)), i) for i, n in enumerate(names) if splits[i] == "train")
             for _, i in order[: max(len(order) // 20, 1)]:
                 splits[i] = "val"
         chosen = [i for i, split in enumerate(splits) if split == name][:count]
@@ -79,7 +80,7 @@ def _folder_split(name: str) -> str:
     for folder in name.split("/")[:-1]:
         if named := SPLIT_FOLDER.fullmatch(folder):
             return named.lastgroup
-    position = zlib.crc32(name.encode()) / 2**32
+    position = zlib.crc32(os.fsencode(name)) / 2**32
     for split, share in FOLDER_SPLITS.items():
         if position < share:
             return split

@@ -1,6 +1,7 @@
 """Pictures of one split, read by position, and the order in which training reads them."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Twelve digits of all names and the first picture: what tells a resumed run that the pictures are others."""
-        return hashlib.sha256("\n".join(self.names).encode() + self.uint8([0]).tobytes()).hexdigest()[:12]
+        return hashlib.sha256(os.fsencode("\n".join(self.names)) + self.uint8([0]).tobytes()).hexdigest()[:12]
 
     def batch(self, positions: Positions) -> Float[Tensor, "b 3 h w"]:
         """Pictures at these positions in [-1, 1]."""

@@ -1,5 +1,7 @@
 import io
+import os
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -209,6 +211,18 @@ def test_splits_by_other_names(tmp_path, picture, places):
 @pytest.mark.parametrize("name", ["trainers", "testament", "device", "valley", "train.png"])
 def test_folders_that_are_no_splits(tmp_path, name):
     assert len({folders._folder_split(f"{name}/{i}") for i in range(200)}) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode here")
+def test_names_that_are_no_text(tmp_path, picture):
+    for name in (b"\xff.png", b"train/\xfe.png", b"plain.png"):
+        path = tmp_path / os.fsdecode(name)
+        images.save_image(picture, path.parent / "x.png")
+        (path.parent / "x.png").rename(path)
+    domain = datasets.load(tmp_path, resolution=32)
+    found = [domain.split(name) for name in ("train", "val")]
+    assert os.fsdecode(b"train/\xfe.png") in [n for part in found for n in part.names]
+    assert found[0].fingerprint()
 
 
 def test_folder_labels(folder):
