@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to, renamed to `path` at the end: a kill or a full disk leaves the old file as it was.
 
     The content is on the disk before the old file goes, so that a power failure leaves no empty file. What killed runs
-    of this machine left in the folder is swept; a missing one is made. Raises `FileError` when the file system refuses.
+    of this machine left in the folder is swept; a missing one is made. The new file has the mode of the old one, or
+    that of any new file, whatever a library gave it. Raises `FileError` when the file system refuses.
     """
     sweep_parts(path.parent)
     short = f"{path.name[:40]}-{zlib.crc32(os.fsencode(path.name)):08x}"  # a long name leaves no room for more
@@ -41,6 +43,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         own.mkdir(parents=True, exist_ok=True)
         yield part
+        with contextlib.suppress(OSError):  # not every file system has modes
+            part.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else own.stat().st_mode & 0o666)
         _flush(part)
         os.replace(part, path)
         with contextlib.suppress(OSError):  # not every file system flushes folders

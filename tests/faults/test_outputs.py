@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -573,6 +574,22 @@ def test_a_file_is_on_the_disk_before_it_replaces_another(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
     atomic.write_text(tmp_path / "a", "x")
     assert done[:2] == ["fsync", "replace"]
+
+
+def test_files_have_the_mode_that_new_files_have(tmp_path, tiny, pipe, faces):
+    """Networks and codes are read by whoever may read other new files; a mode that was set by hand stays."""
+    before = os.umask(0o027)
+    try:
+        weights.save(tiny["generator"], tmp_path / "net")
+        batch.invert_files(pipe, [faces / "a.png"], tmp_path / "out")
+        pipe.invert_detail([faces / "a.png"], "codes").save(tmp_path / "kept.safetensors")
+        made = [*(tmp_path / "net").iterdir(), *(tmp_path / "out").glob("[!.]*"), tmp_path / "kept.safetensors"]
+        assert {stat.S_IMODE(file.stat().st_mode) for file in made} == {0o640}
+        (tmp_path / "net" / "model.safetensors").chmod(0o604)
+        weights.save(tiny["generator"], tmp_path / "net")
+        assert stat.S_IMODE((tmp_path / "net" / "model.safetensors").stat().st_mode) == 0o604
+    finally:
+        os.umask(before)
 
 
 def test_leftovers_of_killed_runs_are_swept(tmp_path):
