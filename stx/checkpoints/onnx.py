@@ -5,10 +5,10 @@ a strength for every attribute to code), all of a batch of one and float32, and 
 together. Weights that float16 holds exactly, as shipped ones are, are stored so: half the bytes, the same numbers.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from stx.baselines.directions import Directions
 from stx.checkpoints import weights
 from stx.domains.datasets import ENCODER_SIDE, SIZES, Domain
 from stx.encoder import Encoder
-from stx.files.atomic import atomic_write, write_text
+from stx.files.atomic import atomic_write
 from stx.files.errors import InputError, WeightsError
 from stx.files.outputs import claim_files
 from stx.files.untrusted import one_line
@@ -161,7 +161,7 @@ def write(folder: str | Path, out: str | Path, *, encoder: str = ENCODER, genera
     latent classifier, else converted directions) are taken where they are there. encoder, generator: their folders'
     names; an encoder other than the usual has to be there. Raises `InputError` without the packages of the extra `web`,
     `WeightsError` for missing networks and for a graph whose numbers are further than `TOLERANCE` from PyTorch's: then
-    nothing is written.
+    nothing is written, as where the disk is full (`FileError`).
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -187,17 +187,15 @@ def write(folder: str | Path, out: str | Path, *, encoder: str = ENCODER, genera
         "graphs": {name: _told(graphs[name], *made[name]) for name in graphs},
     }
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "graphs.json", json.dumps(told, indent=2))  # first: it tells whose the others are
-    for name, (content, _) in made.items():
-        with atomic_write(out / f"{name}.onnx") as part:
-            part.write_bytes(content)
+    with contextlib.ExitStack() as parts:  # nothing is replaced before all are written; the record comes last
+        parts.enter_context(atomic_write(out / "graphs.json")).write_text(json.dumps(told, indent=2))
+        for name, (content, _) in made.items():
+            parts.enter_context(atomic_write(out / f"{name}.onnx")).write_bytes(content)
     return told
 
 
 def export(graph: Graph) -> tuple[bytes, float]:
     """The ONNX file of a graph and its largest error against PyTorch. Raises `WeightsError` above `TOLERANCE`."""
-    import onnx
-
     module = graph.module.eval()
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells what it leaves as it is
     with warnings.catch_warnings(), torch.enable_grad():  # without: one picture's factors go into its weights
@@ -210,9 +208,7 @@ def export(graph: Graph) -> tuple[bytes, float]:
             dynamo=True,
             verbose=False,
         )
-    with tempfile.TemporaryDirectory() as folder:
-        program.save(Path(folder) / "graph.onnx", external_data=False)
-        model = onnx.load(Path(folder) / "graph.onnx")
+    model = program.model_proto
     _plain(model)
     _halve(model)
     content = model.SerializeToString(deterministic=True)

@@ -49,6 +49,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(part, path)
         with contextlib.suppress(OSError):  # not every file system flushes folders
             _flush(path.parent)
+    except FileError:  # of another file that is written within
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         told = f"cannot be written ({one_line(error)}); the former file is kept, free some space"
         raise FileError(f"{path}: {told}") from error

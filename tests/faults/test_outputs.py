@@ -1,5 +1,6 @@
 """Faults around files: outputs over inputs, two writers, one bad picture among good ones, damaged state."""
 
+import errno
 import hashlib
 import json
 import os
@@ -25,11 +26,12 @@ from PIL import Image, ImageCms
 
 import stx
 from stx import batch, cli, label_editing
-from stx.checkpoints import export, weights
+from stx.checkpoints import export, onnx, weights
 from stx.domains import datasets, drawings, images
 from stx.files import atomic, outputs
 from stx.files.errors import DomainError, FileError, ImageError, TrainingError, WeightsError
 from stx.reports import figures, notebooks
+from stx.stylegan2.networks import Generator
 from stx.training.loop import load_state, train
 from tests.conftest import SIZE
 from tests.faults.mutate import Counter
@@ -590,6 +592,26 @@ def test_files_have_the_mode_that_new_files_have(tmp_path, tiny, pipe, faces):
         assert stat.S_IMODE((tmp_path / "net" / "model.safetensors").stat().st_mode) == 0o604
     finally:
         os.umask(before)
+
+
+def test_graphs_of_a_full_disk_are_the_former_ones(home, tiny, tmp_path, monkeypatch):
+    """An export of graphs that a full disk stops leaves the former graphs with their record, and it needs no other."""
+    out = tmp_path / "out"
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/nothing")
+    onnx.write(home, out)
+    before, write = digests(out), Path.write_bytes
+    weights.save(Generator(**tiny["generator"].config), home / "generator")  # of other random numbers
+
+    def full(path, content):
+        if "encoder" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(FileError, match=r"encoder\.onnx: cannot be written .*free some space") as caught:
+        onnx.write(home, out)
+    assert str(caught.value).count("cannot be written") == 1
+    assert digests(out) == before
 
 
 def test_leftovers_of_killed_runs_are_swept(tmp_path):
