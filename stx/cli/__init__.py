@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print("stx: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print("stx: interrupted; what was finished is kept, the same command completes it", file=sys.stderr)
         return 130
     except (StxError, OSError) as error:
         print(f"stx: {error}", file=sys.stderr)

@@ -230,8 +230,11 @@ def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
     pictures = {path.relative_to(out).as_posix() for path in out.glob("*/*") if path.suffix.lower() in SUFFIXES}
     if others := pictures - set(files):
         raise InputError(f"{out}: has {len(others)} other pictures, such as {min(others)}; name another folder")
-    claim_files([*(out / file for file in files), out / "labels.csv", out / "labels.md"])
+    table = [out / f"labels.{suffix}" for suffix in ("csv", "json", "md")]
+    claim_files([*(out / file for file in files), *table])
     with lock_output(out, wait=False):
+        for file in table:  # of the former pictures; the .md last, by which the others are known
+            file.unlink(missing_ok=True)
         drawn = styles.drawings(style, count, resolution=resolution, seed=seed)
         for name, picture, labels in progress(drawn, total=len(files), desc=f"drawing {style}", unit="img"):
             save_image(picture, out / name)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from stx import cli
 from stx.checkpoints import weights
-from stx.domains import align, avatars, datasets, images
+from stx.domains import align, avatars, datasets, images, styles
 from stx.files.checksums import sha256
 from stx.files.errors import DomainError, EditError, InputError, TrainingError, WeightsError
 from stx.files.places import ROOT
@@ -124,6 +124,26 @@ def test_drawings_beside_others(here, capsys):
     assert command("draw", "bottts", "--count", 3, "--resolution", 8, "--out", "o") == 2
     assert "2 other pictures" in capsys.readouterr().err and sorted(here.glob("o/**/*")) == before
     assert command("draw", "bottts", "--count", 2, "--out", "two") == 2
+
+
+def test_drawings_that_are_stopped(here, capsys, monkeypatch):
+    """Drawings that are stopped over earlier ones have not the labels of those; the same command completes them."""
+    draw = ("draw", "bottts", "--count", 5, "--resolution", 8, "--out", "o")
+    assert command(*draw) == 0
+    earlier = (here / "o" / "labels.csv").read_text()
+    drawings = styles.drawings
+
+    def stopped(*given, **options):
+        yield next(drawings(*given, **options))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(styles, "drawings", stopped)
+        assert command(*draw, "--seed", 1) == 130
+    assert "the same command completes it" in capsys.readouterr().err
+    assert len(list(here.glob("o/*/*.png"))) == 5 and not list(here.glob("o/labels.*"))
+    assert command(*draw, "--seed", 1) == 0
+    assert (here / "o" / "labels.csv").read_text() != earlier
 
 
 def test_pictures_that_were_left_out(here, capsys):
