@@ -27,7 +27,7 @@ from stx.domains import align, images
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import fingerprint
 from stx.files.errors import FileError, ImageError, InputError, WeightsError
-from stx.files.outputs import Names, claim_files, claim_output, is_folder, lock_output, made_by_stx, png_source
+from stx.files.outputs import Kind, Names, claim_files, claim_output, is_folder, lock_output, made_by_stx, png_source
 from stx.files.untrusted import one_line
 from stx.pipeline import Codes, Pipeline
 from stx.runtime import batches, progress
@@ -122,7 +122,7 @@ def align_files(
     with lock_output(out):
         names = _names_in(out)
         chosen = [names.reserve(path.stem, source_of(path)) for path in paths]
-        claim_files([out / f"{name}.png" for name in chosen], paths)
+        claim_files([out / f"{name}.png" for name in chosen], paths, kind=Kind.ALIGNED)
         for path, name in progress(list(zip(paths, chosen, strict=True)), desc="aligning", unit="img"):
             try:
                 faces = align.faces_in(path, size, device=device)
@@ -132,7 +132,7 @@ def align_files(
                 continue
             for i, face in enumerate(faces):
                 own = names.reserve(f"{name}-face{i + 1}", source_of(path)) if i else name
-                images.save_image(face, out / f"{own}.png", source=source_of(path))
+                images.save_image(face, out / f"{own}.png", source=source_of(path), kind=Kind.ALIGNED)
     return failed
 
 
@@ -157,7 +157,7 @@ def edit_files(
     with lock_output(out):
         names = _names_in(out)
         rows = [Row(names.reserve(path.stem, source_of(path)), source_of(path), "") for path in paths]
-        claim_files([out / f"{row.name}.png" for row in rows], paths)
+        claim_files([out / f"{row.name}.png" for row in rows], paths, kind=Kind.EDITED)
         batch = max(BATCH_SIDE // pipe.domain.resolution, 1)
         with progress(None, total=len(rows), desc="editing", unit="img") as bar:
             for part in batches(len(rows), batch):
@@ -169,7 +169,7 @@ def edit_files(
                     warn_of_strangers(pipe, [row.source for row, _ in read], image, codes)
                     drawn = pipe.redraw(found, edit)
                     for (row, _), picture in zip(read, images.to_uint8(drawn), strict=True):
-                        images.save_image(picture, out / f"{row.name}.png", source=row.source)
+                        images.save_image(picture, out / f"{row.name}.png", source=row.source, kind=Kind.EDITED)
                 bar.update(len(part))
     return failed
 
@@ -187,14 +187,15 @@ def edit_codes(pipe: Pipeline, folders: Sequence[Path], out: str | Path, edit: C
         names, size = _names_in(out), max(BATCH_SIDE // pipe.domain.resolution, 1)
         sources = [folder / name for folder, own in found.items() for name in own]
         files = {source: out / f"{names.reserve(source.name, source_of(source))}.png" for source in sources}
-        claim_files(files.values())
+        claim_files(files.values(), kind=Kind.EDITED)
         with progress(None, total=len(files), desc="editing", unit="img") as bar:
             for folder in found:
                 for own, inversion in load_inversions(folder, pipe):
                     for part in batches(len(own), size):
                         drawn = pipe.redraw(inversion[part.start : part.stop], edit)
                         for i, picture in zip(part, images.to_uint8(drawn), strict=True):
-                            images.save_image(picture, files[folder / own[i]], source=source_of(folder / own[i]))
+                            source = folder / own[i]
+                            images.save_image(picture, files[source], source=source_of(source), kind=Kind.EDITED)
                         bar.update(len(part))
     return len(files)
 
@@ -218,7 +219,7 @@ def save_codes(folder: str | Path, codes: Mapping[str, Tensor], file: Path, gene
 def claim_codes(folder: Path) -> list[Path]:
     """The files of `save_codes`. Raises `FileError` where something that stx did not make would be replaced."""
     files = [folder / "codes-00000.safetensors", folder / "index.json"]
-    claim_files(files)
+    claim_files(files, kind=Kind.CODES)
     return files
 
 
@@ -325,7 +326,8 @@ def _check_output(out: Path, paths: Sequence[Path], settings: dict, reconstruct:
     new, names = _new_rows(paths, there.values(), out if reconstruct else None)
     claim_codes(out)
     if reconstruct:
-        claim_files([out / f"{row.name}{ending}.png" for row in new for ending in ("", PAIR)], paths)
+        pictures = [out / f"{row.name}{ending}.png" for row in new for ending in ("", PAIR)]
+        claim_files(pictures, paths, kind=Kind.INVERTED)
         if settings["faces"]:  # further ones take names that are free
             names.add((path.stem, str(path)) for path in out.glob("*.png") if not made_by_stx(path))
     return new, names, 1 + max((int(path.stem.split("-")[1]) for path in there), default=-1)
@@ -423,8 +425,8 @@ def _invert(pipe: Pipeline, read: Sequence[tuple[Row, Tensor]], out: Path | None
         drawn = pipe.synthesize(found)
         shown = [images.to_uint8(pictures) for pictures in (drawn, image, pipe.domain.view(drawn))]
         for (row, _), whole, *pair in zip(read, *shown, strict=True):
-            images.save_image(whole, out / f"{row.name}.png", source=row.source)
-            images.save_image(np.concatenate(pair, axis=1), out / f"{row.name}{PAIR}.png", source=row.source)
+            for picture, ending in ((whole, ""), (np.concatenate(pair, axis=1), PAIR)):
+                images.save_image(picture, out / f"{row.name}{ending}.png", source=row.source, kind=Kind.INVERTED)
     return found
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from stx.domains import align, images, paste, video
 from stx.domains.align import Face
 from stx.files.errors import ImageError
-from stx.files.outputs import Names, claim_files, claim_output, films_in, lock_output, photo_owner, photos_in
+from stx.files.outputs import Kind, Names, claim_files, claim_output, films_in, lock_output, photo_owner, photos_in
 from stx.perception.lpips import load_lpips
 from stx.pipeline import Codes, Pipeline
 from stx.runtime import batches, progress
@@ -99,7 +99,7 @@ def edit_films(
                 work.append((path, _written(path, out, names)))
             except ImageError as error:
                 failed.append(str(error))
-        claim_files((file for _, files in work for file in files), films)
+        claim_files((file for _, files in work for file in files), films, kind=Kind.EDITED)
         for path, files in work:
             try:
                 frames = edit_film(pipe, path, edit)
@@ -107,7 +107,7 @@ def edit_films(
                     video.write(files[0], frames, path)
                     continue
                 for given, file, frame in zip(video.frame_files(path), files, frames, strict=True):
-                    images.save_image(frame, file, source=str(given.resolve()))
+                    images.save_image(frame, file, source=str(given.resolve()), kind=Kind.EDITED)
             except ImageError as error:
                 failed.append(str(error))
     return failed

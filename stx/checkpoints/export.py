@@ -8,7 +8,7 @@ from torch import nn
 
 from stx.files.atomic import atomic_write
 from stx.files.errors import WeightsError
-from stx.files.outputs import claim_files
+from stx.files.outputs import Kind, claim_files
 from stx.style_transformer import StyleTransformer
 from stx.stylegan2.networks import Discriminator, Generator
 
@@ -17,13 +17,14 @@ def write(networks: dict[str, nn.Module], form: str, path: str | Path, notes: di
     """Writes public names. form: "rosinality" (generator, and StyleGAN2's discriminator) or "official" (encoder too).
 
     notes: of the networks; `opts` of an official file are written back. Returns which of them it has.
-    Raises `WeightsError` for a missing network, `FileError` where the file of a network of ours would be replaced.
+    Raises `WeightsError` for a missing network, `FileError` for another suffix than .pt and .pth, and where something
+    else would be replaced.
     """
     maker = {"rosinality": _to_rosinality, "official": _to_official}.get(form)
     if maker is None:
         raise WeightsError(f"unknown form {form!r}: expected rosinality or official")
     path = Path(path)
-    claim_files([path], [file for file in path.parent.glob("*.safetensors") if (path.parent / "config.json").is_file()])
+    claim_files([path], kind=Kind.EXPORT, suffixes=(".pt", ".pth"))
     content = maker(networks, notes or {}) | {"made_by": "stx"}  # by which a second export knows the first
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:

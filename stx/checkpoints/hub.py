@@ -17,7 +17,7 @@ from stx.domains import datasets
 from stx.files.atomic import atomic_write, write_text
 from stx.files.checksums import fingerprint
 from stx.files.errors import WeightsError
-from stx.files.outputs import claim_files, claim_networks
+from stx.files.outputs import Kind, claim_files, claim_networks
 from stx.files.places import safe_name
 from stx.files.untrusted import one_line, read_json
 from stx.runtime import pick_device
@@ -71,7 +71,7 @@ def save(
     folder = Path(folder)
     sources = {Path(name).name: name for name in used}  # compared/psp becomes psp
     names = [*sources, *(name for name in sorted(others) if name not in sources)]
-    claim_files([folder / "config.json", folder / "README.md"])
+    claim_files([folder / "config.json", folder / "README.md"], kind=Kind.DOMAIN)
     claim_networks(folder / name for name in names)
     told = {
         "made_by": "stx",

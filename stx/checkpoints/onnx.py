@@ -26,7 +26,7 @@ from stx.domains.datasets import ENCODER_SIDE, SIZES, Domain
 from stx.encoder import Encoder
 from stx.files.atomic import atomic_write
 from stx.files.errors import InputError, WeightsError
-from stx.files.outputs import claim_files
+from stx.files.outputs import Kind, claim_files
 from stx.files.untrusted import one_line
 from stx.label_editing import normalise
 from stx.latent_classifier import LatentClassifier
@@ -172,7 +172,7 @@ def write(folder: str | Path, out: str | Path, *, encoder: str = ENCODER, genera
         raise WeightsError(f"{folder / generator}: a {type(draws).__name__} is no generator of pictures")
     domain = _domain(folder, draws)
     graphs = dict(_graphs(folder, draws, domain, encoder))
-    claim_files(out / name for name in ["graphs.json", *(f"{name}.onnx" for name in graphs)])
+    claim_files((out / name for name in ["graphs.json", *(f"{name}.onnx" for name in graphs)]), kind=Kind.GRAPHS)
     made = {name: export(graph) for name, graph in graphs.items()}
     edit = graphs["edit"].module if "edit" in graphs else None
     told = {

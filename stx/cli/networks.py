@@ -75,6 +75,8 @@ def _train(
     made = ("generator", "discriminator") if network == "generator" else (method,)
     shelf = {"detail": home / DETAIL_FOLDER, "encoder": home / COMPARED if compared else home}.get(network, home)
     claim_networks((out or shelf) / name for name in made)
+    if (out or shelf).resolve() == (run / shelf.relative_to(home)).resolve():
+        raise InputError(f"{out or shelf}: the training's own record goes there too; name another --out or --runs")
     record = provenance(command=f"stx train {network}", device=device, domain=domain, **given)
     if network == "generator":
         done, log, steps = _train_generator(world, run / "generator", device, given)

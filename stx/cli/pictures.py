@@ -222,7 +222,7 @@ def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
     import pandas as pd
 
     from stx.domains.images import SUFFIXES, save_image
-    from stx.files.outputs import claim_files, lock_output
+    from stx.files.outputs import Kind, claim_files, lock_output
     from stx.reports.figures import provenance, save_table
     from stx.runtime import progress
 
@@ -231,13 +231,14 @@ def _draw(style: str, count: int, resolution: int, seed: int, out: Path) -> int:
     if others := pictures - set(files):
         raise InputError(f"{out}: has {len(others)} other pictures, such as {min(others)}; name another folder")
     table = [out / f"labels.{suffix}" for suffix in ("csv", "json", "md")]
-    claim_files([*(out / file for file in files), *table])
+    claim_files((out / file for file in files), kind=Kind.DRAWN)
+    claim_files(table, kind=Kind.FIGURE)
     with lock_output(out, wait=False):
         for file in table:  # of the former pictures; the .md last, by which the others are known
             file.unlink(missing_ok=True)
         drawn = styles.drawings(style, count, resolution=resolution, seed=seed)
         for name, picture, labels in progress(drawn, total=len(files), desc=f"drawing {style}", unit="img"):
-            save_image(picture, out / name)
+            save_image(picture, out / name, kind=Kind.DRAWN)
             rows.append([name, *labels.astype(int)])
         record = provenance(command="stx draw", style=style, count=count, resolution=resolution, seed=seed)
         save_table(pd.DataFrame(rows, columns=["file", *names]), "labels", out, record)

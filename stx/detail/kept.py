@@ -20,7 +20,7 @@ from stx.domains import images
 from stx.files.atomic import atomic_write
 from stx.files.config import Configured
 from stx.files.errors import InputError, WeightsError
-from stx.files.outputs import claim_files
+from stx.files.outputs import Kind, claim_files
 from stx.files.untrusted import one_line
 from stx.stylegan2.networks import Generator, Styles
 
@@ -220,9 +220,9 @@ class Inversion:
     def save(self, path: str | Path) -> None:
         """Writes codes and what was kept into one safetensors file, with the method's name and `networks`.
 
-        Raises `FileError` where something that stx did not make would be replaced.
+        Raises `FileError` for a name that does not end in .safetensors, and where something else would be replaced.
         """
-        claim_files([Path(path)])
+        claim_files([Path(path)], kind=Kind.KEPT, suffixes=(".safetensors",))
         notes = {"made_by": "stx", "method": self.method, "networks": json.dumps(dict(self.networks))}
         with atomic_write(Path(path)) as part:
             safetensors.torch.save_file(self.tensors(), part, metadata=notes)

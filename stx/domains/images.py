@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stx.files.atomic import atomic_write
 from stx.files.errors import ImageError, InputError
-from stx.files.outputs import LOCK, ORIENTATION, claim_files, is_folder, png_note
+from stx.files.outputs import LOCK, ORIENTATION, Kind, claim_files, is_folder, png_note
 
 JPEG, TIFF = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")
 SUFFIXES = (".png", *JPEG, ".webp", ".bmp", *TIFF, ".ppm", ".pgm", ".gif", ".avif", ".jp2", ".tga")
@@ -208,20 +208,19 @@ def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch
     return np.moveaxis(levels.byte().cpu().numpy(), -3, -1)
 
 
-def save_image(image: UInt8[np.ndarray, "h w 3"], path: str | Path, *, source: str = "") -> None:
-    """Writes a picture, whole or not at all, in the format of the path's suffix; its folder is made when missing.
+def save_image(
+    image: UInt8[np.ndarray, "h w 3"], path: str | Path, *, source: str = "", kind: str = Kind.PICTURE
+) -> None:
+    """Writes a picture as PNG, whole or not at all; its folder is made when missing.
 
-    source: the file that it shows, kept in a PNG. Raises `FileError` for a file that stx did not make, `ImageError`
-    for an unknown suffix.
+    source: the file that it shows, kept in it as its kind is. Raises `FileError` for a name that does not end in .png,
+    and where something that stx did not make, or made as another kind, would be replaced.
     """
     path = Path(path)
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind is None:
-        raise ImageError(f"{path}: no format of pictures has the suffix {path.suffix!r}; use .png")
+    claim_files([path], kind=kind, suffixes=(".png",))
     path.parent.mkdir(parents=True, exist_ok=True)
-    claim_files([path])
     with atomic_write(path) as part:
-        Image.fromarray(image).save(part, format=kind, **({"pnginfo": png_note(source)} if kind == "PNG" else {}))
+        Image.fromarray(image).save(part, format="PNG", pnginfo=png_note(source, kind))
 
 
 def list_images(folder: str | Path) -> list[Path]:

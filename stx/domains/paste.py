@@ -17,7 +17,7 @@ from scipy import ndimage
 from stx.domains import images
 from stx.files.atomic import atomic_write
 from stx.files.errors import ImageError, StxError
-from stx.files.outputs import ORIENTATION, claim_files, mark_photo
+from stx.files.outputs import ORIENTATION, Kind, claim_files, mark_photo
 from stx.files.untrusted import one_line
 
 MARGIN, FEATHER = 0.02, 0.15  # of a crop's border: left out, and faded over, in crop sides
@@ -198,7 +198,7 @@ class Photo:
             picture = picture.transpose(back)
         kind = Image.registered_extensions()[path.suffix.lower()]
         exif = mark_photo(self.exif, source, most=MAX_JPEG_EXIF if kind == "JPEG" else None)
-        claim_files([path])
+        claim_files([path], kind=Kind.EDITED)
         try:
             with atomic_write(path) as part:
                 picture.save(part, format=kind, exif=exif, icc_profile=self.profile, **self.compression)

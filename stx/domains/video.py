@@ -19,7 +19,7 @@ from stx.domains import images
 from stx.domains.align import Face
 from stx.files.atomic import atomic_write
 from stx.files.errors import ImageError
-from stx.files.outputs import claim_files, photo_owner
+from stx.files.outputs import Kind, claim_files, photo_owner
 
 SMOOTH = 2.0  # frames: deviation of the Gaussian over which landmarks are averaged
 FAR = 0.75  # of a face's side: further from where it was, a face is another one
@@ -80,7 +80,7 @@ def write(path: Path, edited: Iterable[Frame], source: str | Path) -> None:
     that stx did not make would be replaced, `ImageError` where the film cannot be written.
     """
     av = _library(source)
-    claim_files([path])
+    claim_files([path], kind=Kind.EDITED)
     try:
         with atomic_write(path) as part:
             _write(av, part, FORMS.get(path.suffix.lower(), "mp4"), edited, source)

@@ -1,4 +1,4 @@
-"""Where outputs go: nothing is replaced that stx did not make, and two commands do not write into one folder at once.
+"""Where outputs go: nothing is replaced that stx did not make, or made as something else; one command writes at a time.
 
 What stx makes is told by the files themselves: PNG and PDF name it as their software, JSON records have its keys, and
 the others lie beside such a record.
@@ -11,6 +11,7 @@ import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 
 import filelock
@@ -28,10 +29,34 @@ ORIENTATION = 0x0112  # EXIF's
 LAYOUT = {*range(254, 267), 273, *range(277, 282), 284, *range(290, 294), 317, *range(320, 348), *range(512, 533)}
 # of a TIFF: how its pixels lie in the file; those of a copy lie in another way
 MAX_NAME = 200  # bytes of an output's name without its suffix; file systems take 255 in all
-RECORDS = (  # keys of what stx writes: of a figure or table, a network, a folder of codes; others say `made_by`
-    {"commit", "made", "parameters"},
-    {"network", "args"},
-    {"encoder", "generator", "codes"},
+
+
+class Kind(StrEnum):
+    """What stx writes, as messages name it: a file of one kind does not replace one of another."""
+
+    NETWORK = "a network"
+    TRAINING = "a training run"
+    DOMAIN = "a domain"
+    GRAPHS = "a folder of ONNX graphs"
+    EXPORT = "a public checkpoint"
+    CODES = "a folder of codes"
+    KEPT = "a kept inversion"
+    FIGURE = "a figure or table"
+    NOTEBOOK = "an executed notebook"
+    PICTURE = "a picture"
+    INVERTED = "an inverted picture"
+    EDITED = "an edited picture"
+    ALIGNED = "an aligned face"
+    DRAWN = "a drawing"
+
+
+RECORDS = (  # keys of what stx writes as JSON, those that say `made_by` first; what else says so is of an earlier stx
+    ({"made_by", "domain", "networks"}, Kind.DOMAIN),
+    ({"made_by", "graphs"}, Kind.GRAPHS),
+    ({"made_by", "seed"}, Kind.TRAINING),
+    ({"commit", "made", "parameters"}, Kind.FIGURE),
+    ({"network", "args"}, Kind.NETWORK),
+    ({"encoder", "generator", "codes"}, Kind.CODES),
 )
 
 
@@ -52,19 +77,29 @@ def claim_output(folder: str | Path, inputs: Iterable[str | Path] = (), *, locke
             )
 
 
-def claim_files(files: Iterable[Path], inputs: Iterable[str | Path] = ()) -> None:
+def claim_files(
+    files: Iterable[Path], inputs: Iterable[str | Path] = (), *, kind: str = "", suffixes: Sequence[str] = ()
+) -> None:
     """Raises `FileError` where writing `files` would replace an input or something that stx did not make.
 
-    And where they cannot be written to their folders, or not read there.
+    And where they cannot be written to their folders, or not read there. kind: what they will be; what stx made as
+    another one is not replaced either, where it tells its kind (earlier versions wrote none into pictures). suffixes:
+    one of which names must have that users give, for the files to be known again.
     """
     files = list(files)
+    for file in files if suffixes else ():
+        if file.suffix.lower() not in suffixes:
+            raise FileError(f"{file}: {kind} has a name that ends in {' or '.join(suffixes)}; choose such a one")
     _claim_folders(files)
     given = {os.path.realpath(path) for path in inputs if "\0" not in str(path)}
     for file in files:
         if given and os.path.realpath(file) in given:
             raise FileError(f"{file}: is an input and would be replaced; choose another folder for the output")
-        if os.path.lexists(file) and not made_by_stx(file):
+        there = kind_of(file) if os.path.lexists(file) else kind
+        if there is None:
             raise FileError(f"{file}: was not made by stx and would be replaced; move it away or choose another output")
+        if kind and there and there != kind:
+            raise FileError(f"{file}: is or belongs to {there}, which {kind} would replace; choose another output")
 
 
 def _claim_folders(files: Sequence[Path]) -> None:
@@ -83,25 +118,30 @@ def _claim_folders(files: Sequence[Path]) -> None:
 
 
 def claim_networks(folders: Iterable[Path]) -> None:
-    """Raises `FileError` where saving networks into these folders would replace something that stx did not make."""
-    claim_files(folder / name for folder in folders for name in ("model.safetensors", "config.json", "log.csv"))
+    """Raises `FileError` where saving networks into these folders would replace what stx did not make as a network."""
+    names = ("model.safetensors", "config.json", "log.csv")
+    claim_files((folder / name for folder in folders for name in names), kind=Kind.NETWORK)
 
 
 def made_by_stx(file: str | Path) -> bool:
     """Whether a file that exists was written by stx, by its content or by the record beside it."""
+    return kind_of(file) is not None
+
+
+def kind_of(file: str | Path) -> str | None:
+    """As what stx wrote a file that exists (`Kind`), "" where it does not say; None for what stx did not make."""
     file = Path(file)
     try:
-        if not file.is_file():
-            return False
-        return _READERS.get(file.suffix.lower(), _beside_config)(file)
+        return _READERS[file.suffix.lower()](file) if file.is_file() else None
     except Exception:  # a file of anybody, in any state
-        return False
+        return None
 
 
-def png_note(source: str = "") -> PngInfo:
-    """What marks a PNG as written by stx, with the file that it shows."""
+def png_note(source: str = "", kind: str = Kind.PICTURE) -> PngInfo:
+    """What marks a PNG as written by stx, with the file that it shows and its kind."""
     note = PngInfo()
     note.add_text("Software", "stx")
+    note.add_text("Kind", kind)
     if source:
         note.add_text("Source", json.dumps(source))  # ASCII, whatever the name
     return note
@@ -267,72 +307,89 @@ def _cut(name: str) -> str:
     return f"{code[: MAX_NAME - 9].decode(errors='ignore')}-{zlib.crc32(code):08x}"
 
 
-def _is_record(file: Path) -> bool:
+def _record(file: Path) -> str | None:
     content = json.loads(file.read_text())
     if not isinstance(content, dict):
-        return False
-    return content.get("made_by") == "stx" or any(keys <= content.keys() for keys in RECORDS)
+        return None
+    earlier = "" if content.get("made_by") == "stx" else None
+    named = {key for key, value in content.items() if key != "made_by" or value == "stx"}
+    return next((kind for keys, kind in RECORDS if keys <= named), earlier)
 
 
-def _beside_config(file: Path) -> bool:
-    return _is_record(file.with_name("config.json"))
+def _beside_config(file: Path) -> str | None:
+    return _record(file.with_name("config.json"))
 
 
-def _beside_table(file: Path) -> bool:
-    return _beside_config(file) if file.name == "log.csv" else _is_table(file.with_suffix(".md"))
+def _csv(file: Path) -> str | None:
+    if file.name == "log.csv":
+        return _beside_config(file)
+    return None if _text(file.with_suffix(".md")) is None else Kind.FIGURE
 
 
-def _is_table(file: Path) -> bool:
+def _text(file: Path) -> str | None:
+    """Of tables, their index and cards; which of them it is does not matter."""
     text = file.read_text()
-    return (
-        text.startswith("# Figures and tables\n") or "\n\nMade " in text and " by stx " in text.rsplit("\n\nMade ")[-1]
-    )
+    made = "\n\nMade " in text and " by stx " in text.rsplit("\n\nMade ")[-1]
+    return "" if made or text.startswith("# Figures and tables\n") else None
 
 
-def _is_png(file: Path) -> bool:
+def _png(file: Path) -> str | None:
     with Image.open(file, formats=["PNG"]) as image:
-        return str(image.info.get("Software", "")).split(" ")[0] == "stx" or _is_photo(file)
+        software, _, commit = str(image.info.get("Software", "")).partition(" ")
+        kind = str(image.info.get("Kind", ""))
+    if software == "stx":
+        return Kind.FIGURE if commit else kind if kind in set(Kind) else ""
+    return _photo(file)
 
 
-def _is_photo(file: Path) -> bool:
-    return _photo_mark(file).split(" ")[0] == "stx"
+def _photo(file: Path) -> str | None:
+    return Kind.EDITED if _photo_mark(file).split(" ")[0] == "stx" else None
 
 
-def _is_film(file: Path) -> bool:
-    return _film_mark(file).split(" ")[0] == "stx"
+def _film(file: Path) -> str | None:
+    return Kind.EDITED if _film_mark(file).split(" ")[0] == "stx" else None
 
 
-def _is_shard(file: Path) -> bool:
+def _pdf(file: Path) -> str | None:
+    return Kind.FIGURE if b"/Creator (stx " in file.read_bytes() else None
+
+
+def _tensors(file: Path) -> str | None:
+    told = {}
+    with contextlib.suppress(safetensors.SafetensorError), safetensors.safe_open(file, "pt") as shard:
+        told = shard.metadata() or {}
+    if {"settings", "rows"} <= told.keys():
+        return Kind.CODES
+    if told.get("made_by") == "stx" and "method" in told:
+        return Kind.KEPT
     if file.name == "model.safetensors" and file.with_name("config.json").exists():
         return _beside_config(file)
-    with safetensors.safe_open(file, "pt") as shard:
-        told = shard.metadata() or {}
-        return told.get("made_by") == "stx" or {"settings", "rows"} <= told.keys()
+    return Kind.NETWORK if told.get("made_by") == "stx" else None
 
 
-def _is_executed(file: Path) -> bool:
-    return bool(json.loads(file.read_text())["metadata"]["papermill"]["input_path"])
+def _notebook(file: Path) -> str | None:
+    return Kind.NOTEBOOK if json.loads(file.read_text())["metadata"]["papermill"]["input_path"] else None
 
 
-def _is_export(file: Path) -> bool:
-    if file.name == "state.pt":  # of a training run
+def _checkpoint(file: Path) -> str | None:
+    if file.name == "state.pt" and file.with_name("config.json").exists():  # of a training run
         return _beside_config(file)
     from stx.files.pickles import read_torch  # here, since torch takes seconds to import
 
-    return read_torch(file)["made_by"] == "stx"
+    return Kind.EXPORT if read_torch(file)["made_by"] == "stx" else None
 
 
 _READERS = {
-    ".pt": _is_export,
-    ".pth": _is_export,
-    ".png": _is_png,
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".avif"), _is_photo),
-    **dict.fromkeys(FILMS, _is_film),
-    ".pdf": lambda file: b"/Creator (stx " in file.read_bytes(),
-    ".json": _is_record,
-    ".csv": _beside_table,
-    ".md": _is_table,
-    ".ipynb": _is_executed,
-    ".onnx": lambda file: _is_record(file.with_name("graphs.json")),
-    ".safetensors": _is_shard,
+    ".pt": _checkpoint,
+    ".pth": _checkpoint,
+    ".png": _png,
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".avif", ".avifs"), _photo),
+    **dict.fromkeys(FILMS, _film),
+    ".pdf": _pdf,
+    ".json": _record,
+    ".csv": _csv,
+    ".md": _text,
+    ".ipynb": _notebook,
+    ".onnx": lambda file: _record(file.with_name("graphs.json")),
+    ".safetensors": _tensors,
 }

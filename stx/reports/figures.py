@@ -24,7 +24,7 @@ from PIL import Image
 
 from stx.files.atomic import atomic_write, write_text
 from stx.files.errors import InputError
-from stx.files.outputs import claim_files, made_by_stx
+from stx.files.outputs import Kind, claim_files, made_by_stx
 from stx.files.places import ROOT, safe_name
 from stx.files.untrusted import one_line
 from stx.reports import scales
@@ -163,7 +163,7 @@ def save_figure(figure: Figure, name: str, folder: str | Path, record: dict) -> 
     """Writes `name.png`, `name.pdf` and `name.json` (the record of `provenance`); `name` starts with its notebook."""
     folder, name = Path(folder), safe_name(name)
     folder.mkdir(parents=True, exist_ok=True)
-    claim_files(folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "json"))
+    claim_files((folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "json")), kind=Kind.FIGURE)
     _exponents_on_log_axes(figure)
     commit = f"stx {record['commit'][:12]}"
     with atomic_write(folder / f"{name}.png") as part:
@@ -185,7 +185,7 @@ def save_table(
     """Writes `name.csv` (full precision), `name.md` (rounded, or `shown`, with `note` below) and `name.json`."""
     folder, name = Path(folder), safe_name(name)
     folder.mkdir(parents=True, exist_ok=True)
-    claim_files(folder / f"{name}.{suffix}" for suffix in ("md", "csv", "json"))
+    claim_files((folder / f"{name}.{suffix}" for suffix in ("md", "csv", "json")), kind=Kind.FIGURE)
     packages = ", ".join(f"{k} {v}" for k, v in record["packages"].items() if v)
     where = record["machine"] if record["device"] == "cpu" else f"{record['device']}, {record['machine']}"
     scale = f" at {scales.told(record['parameters'])} scale" if "scale" in record["parameters"] else ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from stx.files.atomic import write_text
 from stx.files.errors import NotebookError
-from stx.files.outputs import claim_files
+from stx.files.outputs import Kind, claim_files
 from stx.files.places import ROOT
 from stx.files.untrusted import one_line
 
@@ -100,7 +100,7 @@ def run(path: str | Path, output: str | Path, given: dict, *, timeout: int = TIM
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     _check_form(path)
-    claim_files([Path(output)], [path])
+    claim_files([Path(output)], [path], kind=Kind.NOTEBOOK, suffixes=(".ipynb",))
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / Path(output).with_suffix(".ipynb").name

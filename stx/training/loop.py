@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from stx import runtime
 from stx.files.atomic import atomic_write, write_text
 from stx.files.errors import DomainError, InputError, TrainingError
-from stx.files.outputs import claim_files
+from stx.files.outputs import Kind, claim_files
 
 
 @runtime_checkable
@@ -98,7 +98,7 @@ def train(
     done, window, rows = _resume(task, folder, config)
     main = runtime.is_main()
     if main:
-        claim_files(folder / name for name in ("config.json", "log.csv", "state.pt"))
+        claim_files((folder / name for name in ("config.json", "log.csv", "state.pt")), kind=Kind.TRAINING)
         write_text(folder / "config.json", json.dumps({"made_by": "stx"} | config, indent=2))
     bar = runtime.progress(None, total=steps, initial=done, desc=folder.name, unit="step")
     started = time.monotonic()

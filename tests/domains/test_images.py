@@ -178,7 +178,8 @@ def test_folder_is_a_domain(folder):
 
 def test_pictures_of_a_folder(tmp_path, picture, monkeypatch):
     for name in ("b.PPM", "sub/a.gif", "c.avif", "d.jp2"):
-        images.save_image(picture, tmp_path / name)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / name)
         assert images.read_image(tmp_path / name).shape == picture.shape
     (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     for hidden in ("._b.png", ".ipynb_checkpoints/b.png", "sub/.trash/b.png"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 import stx
 from stx import cli
@@ -26,7 +27,9 @@ def toons(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mine") / "toons"
     for i in range(60):
         picture = avatars.rasterise("toon-head", {"seed": f"toon {i}", "backgroundColor": ["b6e3f4"]}, resolution=96)
-        images.save_image(picture[:, 4:-4], folder / ("train" if i < 40 else "test") / f"{i:02d}.jpg")
+        place = folder / ("train" if i < 40 else "test")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[:, 4:-4]).save(place / f"{i:02d}.jpg")
     return folder
 
 
@@ -110,7 +113,9 @@ def test_a_run_does_not_go_on_with_other_pictures(toons, tmp_path, monkeypatch, 
     monkeypatch.setenv("STX_DATA", str(tmp_path / "data"))
     other = tmp_path / "toons"
     for i, file in enumerate(sorted(toons.rglob("*.jpg"))):
-        images.save_image(images.read_image(file)[:, :: -1 if i % 2 == 0 else 1], other / file.relative_to(toons))
+        (other / file.relative_to(toons)).parent.mkdir(parents=True, exist_ok=True)
+        picture = images.read_image(file)[:, :: -1 if i % 2 == 0 else 1]
+        Image.fromarray(picture).save(other / file.relative_to(toons))
     train = ["--batch", "4", "--runs", str(tmp_path / "runs"), "--resolution", "16", "--device", "cpu"]
     assert cli.main(["train", "generator", str(toons), "--steps", "1", *train]) == 0
     assert cli.main(["train", "generator", str(other), "--steps", "2", *train]) == 2

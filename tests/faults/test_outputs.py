@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 import stx
 from stx import batch, cli, label_editing
@@ -30,6 +31,7 @@ from stx.checkpoints import export, onnx, weights
 from stx.domains import datasets, drawings, images
 from stx.files import atomic, outputs
 from stx.files.errors import DomainError, FileError, ImageError, TrainingError, WeightsError
+from stx.files.outputs import Kind
 from stx.reports import figures, notebooks
 from stx.stylegan2.networks import Generator
 from stx.training.loop import load_state, train
@@ -192,11 +194,98 @@ def test_networks_exports_and_notebooks_replace_nothing(tmp_path, tiny, home):
         notebooks.run(book, tmp_path / "x.ipynb", {})
 
 
+@pytest.mark.parametrize(
+    ("there", "write"),
+    [
+        ("generator", lambda pipe, place: pipe.save_pretrained(place)),
+        ("generator", lambda pipe, place: train(Counter(), folder=place, steps=1, config={})),
+        ("generator", lambda pipe, place: pipe.invert_detail([noise(0)], "codes").save(place / "model.safetensors")),
+        ("generator", lambda pipe, place: figures.save_table(pd.DataFrame(), "config", place, figures.provenance())),
+        ("run", lambda pipe, place: weights.save(pipe.generator, place)),
+        ("run", lambda pipe, place: pipe.save_pretrained(place)),
+        ("domain", lambda pipe, place: weights.save(pipe.generator, place)),
+        ("kept", lambda pipe, place: weights.save(pipe.generator, place)),
+        ("codes", lambda pipe, place: figures.save_table(pd.DataFrame(), "index", place, figures.provenance())),
+        ("codes", lambda pipe, place: images.save_image(noise(0), place / "a.png")),
+        ("codes", lambda pipe, place: images.save_image(noise(0), place / "a_pair.png", kind=Kind.EDITED)),
+    ],
+    ids=[
+        "domain",
+        "training",
+        "inversion",
+        "table",
+        "network",
+        "domain",
+        "network",
+        "network",
+        "table",
+        "picture",
+        "edit",
+    ],
+)
+def test_what_stx_made_as_something_else_is_not_replaced(pipe, home, faces, tmp_path, there, write):
+    """A network, training run, domain, code or picture that stx made is replaced by its like alone."""
+    place = home / "generator" if there == "generator" else tmp_path / there
+    if there == "run":
+        train(Counter(), folder=place, steps=1, config={})
+    elif there == "domain":
+        pipe.save_pretrained(place)
+    elif there == "kept":
+        pipe.invert_detail([noise(0)], "codes").save(place / "model.safetensors")
+    elif there == "codes":
+        batch.invert_files(pipe, sorted(faces.iterdir()), place)
+    before = digests(place)
+    with pytest.raises(FileError, match=r"is or belongs to an? .*, which an? .* would replace"):
+        write(pipe, place)
+    assert digests(place) == before
+
+
+def test_inverted_and_edited_pictures_of_one_folder(pipe, faces, tmp_path):
+    """Of two commands into one folder the second replaces no picture of the first; those of earlier versions it may."""
+    batch.invert_files(pipe, [faces / "a.png"], tmp_path / "out")
+    before = digests(tmp_path / "out")
+    with pytest.raises(FileError, match="an inverted picture, which an edited picture would replace"):
+        batch.edit_files(pipe, [faces / "a.png"], tmp_path / "out", lambda ws: ws)
+    assert digests(tmp_path / "out") == before
+    batch.edit_files(pipe, [faces / "b.png"], tmp_path / "edits", lambda ws: ws)
+    with pytest.raises(FileError, match="an edited picture, which an inverted picture would replace"):
+        batch.invert_files(pipe, [faces / "b.png"], tmp_path / "edits")
+    note = PngInfo()
+    note.add_text("Software", "stx")
+    Image.fromarray(noise(0)).save(tmp_path / "edits" / "b.png", pnginfo=note)
+    batch.invert_files(pipe, [faces / "b.png"], tmp_path / "edits")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        *((f"ex{end}", "export") for end in ("", ".tar", ".bin", ".pth.tar", ".safetensors")),
+        *((f"kk{end}", "kept") for end in ("", ".st", ".png", ".json")),
+        *((f"pic{end}", "picture") for end in ("", ".jpg", ".bmp", ".gif", ".webp", ".tif")),
+        ("book.txt", "notebook"),
+    ],
+)
+def test_names_by_which_files_are_not_known_again(pipe, tmp_path, name, write):
+    """A name whose suffix would make a file of stx a stranger the second time is refused before it is written."""
+    path = tmp_path / name
+    writers = {
+        "export": lambda: export.write({"generator": pipe.generator}, "rosinality", path),
+        "kept": lambda: pipe.invert_detail([noise(0)], "codes").save(path),
+        "picture": lambda: images.save_image(noise(0), path),
+        "notebook": lambda: notebooks.run("notebooks/06_label_editing.ipynb", path, {}),
+    }
+    with pytest.raises(FileError, match="has a name that ends in"):
+        writers[write]()
+    assert not path.exists()
+
+
 def test_training_writes_into_no_folder_of_pictures_and_over_nothing(data, faces, tmp_path, capsys):
     """A training writes into no folder of pictures and over no run of somebody else."""
     words = ["train", "generator", str(faces), "--steps", "1", "--device", "cpu"]
     assert cli.main([*words, "--runs", str(faces / "runs")]) == 2
     assert "input folder" in capsys.readouterr().err
+    assert cli.main([*words, "--runs", str(tmp_path / "r"), "--out", str(tmp_path / "r" / "faces")]) == 2
+    assert "the training's own record goes there too" in capsys.readouterr().err and not (tmp_path / "r").exists()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(FileError, match="not made by stx"):

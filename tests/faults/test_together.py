@@ -24,6 +24,7 @@ from stx.files.places import ROOT
 from stx.pipeline import Pipeline
 from stx.reports import claims, figures, readme
 from stx.training import loop
+from tests.faults.mutate import Counter
 from tests.faults.test_habits import digests
 from tests.faults.test_habits import stx as command
 
@@ -268,12 +269,15 @@ def copied(here, monkeypatch, *names) -> Path:
 
 
 def test_an_export_over_its_network(here, capsys, monkeypatch):
-    """A network is not exported over its own file; what the form has no place for is told as left out."""
+    """A network is exported over no network and no training run; what the form has no place for is told."""
     home = copied(here, monkeypatch, "generator", "discriminator")
     before = digests(home)
     words = ["export", str(home), "--to", "rosinality", "--out"]
     assert cli.main([*words, str(home / "generator" / "model.safetensors")]) == 2
-    assert "is an input" in capsys.readouterr().err and digests(home) == before
+    assert "ends in .pt or .pth" in capsys.readouterr().err and digests(home) == before
+    loop.train(Counter(), folder=here / "run", steps=1, config={})
+    assert cli.main([*words, "run/state.pt"]) == 2
+    assert "is or belongs to a training run, which a public checkpoint would replace" in capsys.readouterr().err
     assert cli.main([*words, "g.pt"]) == 0
     assert "generator in rosinality form: g.pt (discriminator left out" in capsys.readouterr().out
 
