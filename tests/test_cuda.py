@@ -73,8 +73,10 @@ def test_mixed_precision_draws_nearly_the_same_picture(exact):
     assert (table["memory, GiB"] > 0).all()
 
 
-def test_the_benchmark_of_a_device_by_a_cpu(tmp_path):
-    """What a card will run, on the smallest picture here."""
+def test_the_benchmark_of_a_device_by_a_cpu(monkeypatch):
+    """What a card will run, on the smallest picture here, with a small encoder beside a small product."""
+    monkeypatch.setattr(bench, "IR_SE50", {"widths": (4, 8, 12, 512), "units": (1, 1, 1, 1)})
+    monkeypatch.setattr(bench, "MATRIX", 64)
     table = bench.on_device([8], "cpu", repeats=1)
     assert list(table["form"]) == ["public", "stx"] * 2
     assert list(table["precision"]) == ["float32"] * 2 + ["mixed"] * 2

@@ -158,6 +158,7 @@ def test_an_editor_of_a_stranger(tmp_path):
     assert mine["gap"].drop("share of the way").notna().all()
 
 
+@pytest.mark.release
 def test_without_a_file_ours_are_scored_alone(tmp_path):
     assert cli.main(["score", "--scale", "smoke", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     for part, method in {"inversion": "e4e", "editing": "matched pairs"}.items():

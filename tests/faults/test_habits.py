@@ -131,18 +131,19 @@ def test_further_faces(here, portrait):
     for i in range(3):
         three.paste(portrait, (270 * i, 0))
     three.save(here / "p.png")
-    other = saved(here / "o" / "p-face2.png").read_bytes()
-    for command in (
-        ["align", "--size", 64],
-        ["invert", "--align", "--codes-only"],
-        ["edit", "--align", "--add", "sefa:0"],
+    other = {folder: saved(here / folder / "p-face2.png").read_bytes() for folder in "oe"}
+    for command, out in (
+        (["align", "--size", 64], "o"),
+        (["invert", "--align", "--codes-only"], "o"),
+        (["edit", "--align", "--add", "sefa:0"], "e"),
     ):
         for _ in "12":
-            assert stx(command[0], "p.png", *command[1:], "--out", "o") == 0
-        assert (here / "o" / "p-face2.png").read_bytes() == other
-    assert {"p.png", "p-face2-2.png", "p-face3.png"} <= {path.name for path in (here / "o").iterdir()}
-    assert len(list((here / "o").glob("*.png"))) == 4  # those of `edit` in the place of those of `align`
+            assert stx(command[0], "p.png", *command[1:], "--out", out) == 0
+        assert (here / out / "p-face2.png").read_bytes() == other[out]
+        assert {"p.png", "p-face2-2.png", "p-face3.png"} <= {path.name for path in (here / out).iterdir()}
+        assert len(list((here / out).glob("*.png"))) == 4
     assert set(json.loads((here / "o" / "index.json").read_text())["codes"]) == {"p", "p-face2", "p-face3"}
+    assert stx("edit", "p.png", "--align", "--add", "sefa:0", "--out", "o") == 2  # in the place of those of `align`
 
 
 def test_one_form_of_unicode():
