@@ -2,12 +2,11 @@
 
 import math
 import operator
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
-from stx.files.errors import EditError, WeightsError
+from stx.files.errors import EditError
 
 
 def number(value, name: str, kind: Callable = float) -> float | int:
@@ -38,13 +37,6 @@ def names(given, name: str) -> list[str]:
         return [str(one) for one in ([] if given is None else given)]
     except TypeError:
         raise EditError(f"{name} {given!r}: expected a name or several") from None
-
-
-def same_labels(folder: Path, known: Sequence[str], labels: Sequence[str]) -> None:
-    """Raises `WeightsError` for a network in `folder` that knows other attributes than the labels that there are."""
-    if known and labels and tuple(known) != tuple(labels):
-        other = ", ".join(sorted(set(known) ^ set(labels))) or "their order"
-        raise WeightsError(f"{folder}: trained on other labels than the domain has now ({other}); train it again")
 
 
 def places(given, most: int) -> tuple[int, int]:

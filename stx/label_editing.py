@@ -9,6 +9,7 @@ two of ours that measure steps by how codes vary: natural (Amari 1998) and const
 import copy
 import difflib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from stx.files.errors import EditError
+from stx.files.errors import EditError, WeightsError
 
 ITERATIONS, XI = 8, 1e-2  # of the power iteration: the released script has one iteration and 1e-4
 RESOLVED = 1e-9  # of the gradient's length: a smaller change of it is rounding
@@ -29,6 +30,13 @@ def position(attribute: str, attributes: Sequence[str]) -> int:
     near = difflib.get_close_matches(attribute.lower(), [a.lower() for a in attributes], n=1, cutoff=0.4)
     hint = next((f" (did you mean {a}?)" for a in attributes if near and a.lower() == near[0]), "")
     raise EditError(f"unknown attribute {attribute!r}{hint}; known: {', '.join(attributes)}")
+
+
+def check_labels(folder: Path, known: Sequence[str], labels: Sequence[str]) -> None:
+    """Raises `WeightsError` for a network in `folder` that knows other attributes than the labels that there are."""
+    if known and labels and tuple(known) != tuple(labels):
+        other = ", ".join(sorted(set(known) ^ set(labels))) or "their order"
+        raise WeightsError(f"{folder}: trained on other labels than the domain has now ({other}); train it again")
 
 
 def choose(words: str, attributes: Sequence[str], usual: Sequence[str]) -> dict[str, int]:

@@ -391,7 +391,7 @@ class Pipeline(hub.Pretrained):
     def network(self, name: str) -> nn.Module:
         """A network of the domain (classifier, ...). Raises `WeightsError` without, and for one of other labels."""
         net = weights.load(self.folder / name, self.device)
-        arguments.same_labels(self.folder / name, getattr(net, "attributes", ()), self.domain.attributes)
+        label_editing.check_labels(self.folder / name, getattr(net, "attributes", ()), self.domain.attributes)
         return net
 
     def present(self) -> set[str]:

@@ -17,7 +17,7 @@ from stx.cli import networks, pictures, results  # noqa: F401 - each adds its co
 from stx.cli.words import commands
 from stx.files.errors import StxError
 
-REMEDY = "try a smaller --batch, --accumulate 4 for the training of an encoder, or a smaller --resolution"
+REMEDY = "give fewer or smaller pictures; a training a smaller --batch, that of an encoder --accumulate 4"
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ WHITES = {"I": (255, 65535), "F": (1, 255, 65535)}  # by Pillow's mode: where th
 BITS = 258  # TIFF's tag of bits per sample
 OVERSHOOT = 0.05  # of a range: by which a resampled picture may leave it
 DARKEST = 1 / 16  # of a range: a picture with nothing brighter is of another one, such as HDR or 10 bits
-TURNS = {  # from the pixels of a file to upright ones, by EXIF's orientation
+TURNS = {  # as `ImageOps.exif_transpose`, which fails where EXIF can be read but not written again
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

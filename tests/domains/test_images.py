@@ -307,6 +307,21 @@ def test_batches_go_through_every_epoch(n, batch):
     assert len(set(map(tuple, seen[: len(seen) // n * n].reshape(-1, n)))) > 1 or n == 1
 
 
+def test_exif_that_cannot_be_written_again_turns_the_picture(tmp_path, picture, monkeypatch):
+    """As that of some cameras."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    expected = images.read_image(tmp_path / "a.png")
+    assert np.array_equal(expected, np.rot90(picture, -1))
+
+    def broken(exif, offset=8):
+        raise TypeError("a tag of another type")
+
+    monkeypatch.setattr(Image.Exif, "tobytes", broken)
+    assert np.array_equal(images.read_image(tmp_path / "a.png"), expected)
+
+
 def test_half_of_a_batch_is_turned_round():
     torch.manual_seed(0)
     image = torch.rand(400, 3, 2, 2)

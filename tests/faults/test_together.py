@@ -448,7 +448,7 @@ def test_too_little_memory(monkeypatch, capsys, error):
 
     monkeypatch.setattr(weights, "inventory", greedy)
     assert cli.main(["weights"]) == 2
-    assert "not enough memory; try a smaller --batch" in capsys.readouterr().err
+    assert "not enough memory; give fewer or smaller pictures; a training a smaller --batch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("side", ["0", "4194304"])
