@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -242,3 +243,15 @@ def test_the_workflow_on_a_cluster(flow, jobs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(rf"^total +{jobs}$", done.stdout + done.stderr, re.M)
     assert "runtime=240" in done.stdout + done.stderr
+
+
+def test_committed_pages_link_to_committed_files():
+    """What lies beside them on this machine alone, a PDF that git ignores, hides a link that leads nowhere."""
+    files = tracked()
+    folders = {parent.as_posix() for file in files for parent in Path(file).parents}
+    made = {"figures/index.md", "docs/explorer/index.html"}  # by `stx index`, `make site`
+    for page in (file for file in files if file.endswith(".md")):
+        text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / page).read_text(), flags=re.DOTALL)
+        for link in re.findall(r"(?<!\\)\]\((?!https?:|#|mailto:)([^)#\s]+)", text):
+            target = os.path.normpath(Path(page).parent / link)
+            assert target in files | folders | made, f"{page}: {link}"
