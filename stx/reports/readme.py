@@ -121,7 +121,7 @@ def _inversions(figures: Path) -> str:
         cells = []
         for metric in (*METRICS, "s per picture"):
             has = metric in of.index and pd.notna(of["value"][metric])
-            interval = f" ({_ends(of.loc[metric], 'value', '.2g', '–')})" if has and metric == METRICS[0] else ""
+            interval = f" ({_ends(of.loc[metric], 'value', '.3g', '–')})" if has and metric == METRICS[0] else ""
             cells.append(number(of["value"][metric], ".3g") + interval if has else "")
         rows.append([method, *cells])
     return _markdown(["method", f"{METRICS[0]} (95 %)", *METRICS[1:], "s per picture"], rows)
@@ -141,14 +141,14 @@ def _label_edits(figures: Path) -> str:
 
 def _reference_edits(figures: Path) -> str:
     means = _read(figures, "07_reference_means").set_index(["method", "way"])
-    kinds = _read(figures, "07_kinds").groupby("method")["kind right"].mean()
+    told = _read(figures, "07_kinds")
+    kinds, chance = told.groupby("method")["kind right"].mean(), number(told["chance"].mean(), ".0%")
     rows = []
     for method in means.index.get_level_values("method").unique().drop("unedited"):
         found = [number(means.loc[(method, way), name], ".0%") for name in ("carried", "others right") for way in WAYS]
         rows.append([method, *found, number(kinds[method], ".0%") if method in kinds else ""])
-    return _markdown(
-        ["method", "carried: add", "remove", "others right: add", "remove", "kind is the reference's"], rows
-    )
+    kind = f"kind is the reference's (chance {chance})"
+    return _markdown(["method", "carried: add", "remove", "others right: add", "remove", kind], rows)
 
 
 WAYS = ("add", "remove")
