@@ -240,6 +240,7 @@ def _tensorflow(net: TfNetwork, source: str) -> Found:
 
 def _style_transformer(state: State, content: dict, source: str) -> Found:
     parts = parts_of(state, ("encoder", "decoder"), source)
+    need(parts["encoder"], ("input_layer.0.weight",), source)
     generator = _generator(parts["decoder"], source)
     style = {k: v for k, v in parts["decoder"].items() if k.startswith("style.")}
     mine = {f"encoder.{k}": v for k, v in parts["encoder"].items()} | style
@@ -251,6 +252,7 @@ def _style_transformer(state: State, content: dict, source: str) -> Found:
         widths=widths,
         units=units,
         queries=parts["encoder"]["z"].shape[1],
+        in_channels=parts["encoder"]["input_layer.0.weight"].shape[1],
     )
     opts = plain(content.get("opts"))
     average = _average(content, opts, generator, source)
@@ -309,7 +311,7 @@ def _psp_family(state: State, content: dict, source: str) -> Found:
     generator.latent_avg.copy_(average.mean(0))
     mine["latent_avg"] = average * _starts_from_average(opts)
     load_into(net, mine, source)
-    name = ("restyle_" if net.in_channels == 6 else "") + ("e4e" if progressive else "psp")
+    name = ("restyle_" if net.passes > 1 else "") + ("e4e" if progressive else "psp")
     return Found(f"{name} (released)", {name: net, "generator": generator}, {"opts": opts})
 
 

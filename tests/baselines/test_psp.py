@@ -86,6 +86,17 @@ def test_heads_into_w_and_w_plus():
         made(resnet=True)
 
 
+@pytest.mark.parametrize("channels", [1, 19])
+def test_sketches_and_labels_take_one_pass(tmp_path, generator, channels):
+    net = made(in_channels=channels)
+    torch.save(public(net, generator, "GradualStyleEncoder", input_nc=channels), tmp_path / "file.pt")
+    again = convert.read(tmp_path / "file.pt").networks["psp"]
+    image = picture(channels)
+    assert torch.equal(again.invert(image, generator), net.offsets(image) + net.latent_avg)
+    with pytest.raises(ValueError, match=f"pictures of 3 channels: this encoder takes {channels}"):
+        again.invert(picture(), generator)
+
+
 def st(in_channels: int) -> StyleTransformer:
     torch.manual_seed(2)
     sizes = {"widths": WIDTHS, "units": UNITS, "in_channels": in_channels}
