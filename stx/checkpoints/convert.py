@@ -283,7 +283,10 @@ def _starts_from_average(opts: dict) -> bool:
 
 
 def _psp_family(state: State, content: dict, source: str) -> Found:
-    """pSp, e4e and ReStyle. Their encoders have the same names: `encoder_type` among the options tells e4e from pSp."""
+    """pSp, e4e and ReStyle. Their encoders have the same names: `encoder_type` among the options tells e4e from pSp.
+
+    ReStyle and HyperStyle's encoder into W add the average, a row to each token, whatever their options say of it.
+    """
     parts, opts = parts_of(state, ("encoder", "decoder"), source), plain(content.get("opts"))
     given, generator = parts["encoder"], _generator(parts["decoder"], source)
     count, w_dim, resnet = generator.num_ws, generator.w_dim, "conv1.weight" in given
@@ -307,9 +310,11 @@ def _psp_family(state: State, content: dict, source: str) -> Found:
     mine = {k if k.startswith(own) else f"backbone.{k}": v for k, v in given.items() if _token(k) < count}
     if head == "W+":  # as many tokens as the generator reads, of the 18 in every file
         mine |= {k: mine[k][: count * w_dim] for k in ("linear.weight", "linear.bias")}
-    average = _average(content, opts, generator, source)
+    unheeded = net.passes > 1 or kind == "WEncoder" or kind.endswith("BackboneEncoder")
+    heeded = {} if unheeded else opts
+    average = _average(content, heeded, generator, source)
     generator.latent_avg.copy_(average.mean(0))
-    mine["latent_avg"] = average * _starts_from_average(opts)
+    mine["latent_avg"] = average * _starts_from_average(heeded)
     load_into(net, mine, source)
     name = ("restyle_" if net.passes > 1 else "") + ("e4e" if progressive else "psp")
     return Found(f"{name} (released)", {name: net, "generator": generator}, {"opts": opts})

@@ -175,6 +175,23 @@ def test_public_files(tmp_path, generator, name, kind, options):
     )
 
 
+ADD_IN_ANY_CASE = ("ProgressiveBackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "WEncoder")
+
+
+@pytest.mark.parametrize("kind", ADD_IN_ANY_CASE)
+def test_public_code_that_adds_the_average_without_the_option(tmp_path, generator, kind):
+    """ReStyle's and HyperStyle's: without `--start_from_latent_avg` the files say False, and the average is added."""
+    head = {"WEncoder": "W", "GradualStyleEncoder": "pyramid"}.get(kind, "last map")
+    options = {"in_channels": 3 if head == "W" else 6, "resnet": "ResNet" in kind, "progressive": "Progressive" in kind}
+    net = made(head=head, **options)
+    options = {"start_from_latent_avg": False, "learn_in_w": True}
+    torch.save(public(net, generator, kind, **options), tmp_path / "file.pt")
+    again = next(iter(convert.read(tmp_path / "file.pt").networks.values()))
+    assert torch.equal(again.latent_avg, net.latent_avg)  # a row to each token
+    view = nn.Upsample(scale_factor=2)
+    assert torch.equal(again.invert(picture(), generator, view), net.invert(picture(), generator, view))
+
+
 def test_files_with_more_tokens_than_the_generator_reads(tmp_path, generator):
     net = made()
     torch.save(public(net, generator, "GradualStyleEncoder", extra=3), tmp_path / "file.pt")
