@@ -44,7 +44,7 @@ from stx.files.untrusted import NUMPY_MAGIC, Budget, check_shape, one_line, read
 from stx.perception.identity import IdentityNet, MobileFace, MoCo
 from stx.perception.irse import IR_SE50
 from stx.style_transformer import StyleTransformer
-from stx.stylegan2.networks import Discriminator, Generator
+from stx.stylegan2.networks import STDDEV_GROUP, Discriminator, Generator
 from stx.stylegan2.ops import fir_kernel
 
 MAX_DOUBLINGS = 10  # from 4 pixels: 4096
@@ -186,7 +186,7 @@ def _generator(state: State, source: str, average: Any = None, notes: dict | Non
     return net
 
 
-def _discriminator(state: State, source: str) -> Discriminator:
+def _discriminator(state: State, source: str, group: int | None = STDDEV_GROUP) -> Discriminator:
     need(state, ("convs.0.0.weight", "final_conv.0.weight"), source)
     count = how_many(state, r"convs\.(\d+)\.skip\.1\.weight")
     if count > MAX_DOUBLINGS:
@@ -194,7 +194,7 @@ def _discriminator(state: State, source: str) -> Discriminator:
     need(state, [f"convs.{i}.conv1.0.weight" for i in range(count, 0, -1)], source)
     channels = [state["final_conv.0.weight"].shape[0]]
     channels += [state[f"convs.{i}.conv1.0.weight"].shape[0] for i in range(count, 0, -1)]
-    net, state = empty(Discriminator, size=4 * 2**count, **_base(channels)), dict(state)
+    net, state = empty(Discriminator, size=4 * 2**count, group=group, **_base(channels)), dict(state)
     fill(state, net.state_dict(), 1.0, source)
     load_into(net, state, source)
     _check_filters(state, source, gain=1.0)
@@ -224,7 +224,8 @@ def _nvidia(content: dict, source: str) -> Found:
     state, average = nvidia.generator_state(content["G_ema"], source)
     networks: dict[str, nn.Module] = {"generator": _generator(state, source, average)}
     if isinstance(content.get("D"), Persistent):
-        networks["discriminator"] = _discriminator(nvidia.discriminator_state(content["D"], source), source)
+        state, group = nvidia.discriminator_state(content["D"], source), nvidia.stddev_group(content["D"])
+        networks["discriminator"] = _discriminator(state, source, group)
     notes = {"latent_avg": "of the file", "conv_clamp": nvidia.conv_clamp(content["G_ema"])}
     return Found("StyleGAN2 (NVIDIA, PyTorch)", networks, notes)
 

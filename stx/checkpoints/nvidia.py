@@ -8,7 +8,7 @@ import torch
 from stx.checkpoints.tensors import State, Tensors, how_many, some
 from stx.files.errors import WeightsError
 from stx.files.pickles import Persistent, TfNetwork
-from stx.stylegan2.networks import resolutions
+from stx.stylegan2.networks import STDDEV_GROUP, resolutions
 from stx.stylegan2.ops import fir_kernel
 
 
@@ -72,6 +72,12 @@ def discriminator_state(net: Persistent, source: str) -> State:
         state |= {f"final_linear.{i}.{part}": take(f"b4.{layer}.{part}") for part in ("weight", "bias")}
     given.finish()
     return state
+
+
+def stddev_group(net: Persistent) -> int | None:
+    """How many samples a discriminator takes the standard deviation of: 4, 8, 32 or, without a number, all of them."""
+    group = next(iter(net.attributes("group_size").values()), STDDEV_GROUP)
+    return None if group is None else int(group)
 
 
 def conv_clamp(net: Persistent) -> float | None:
