@@ -15,12 +15,13 @@ from stx.files.errors import InputError
 from stx.stylegan2.networks import Generator
 
 REFINEMENT_STEPS = 5  # of the public code's inference
+SEES_ITS_PICTURE = 6  # channels: those of the picture and of what its codes give so far
 
 
 class Encoder(Configured, nn.Module):
     """Pictures to W+ codes. `latent_avg [num_ws, w_dim]`: the average code, to which `offsets` are added.
 
-    in_channels: 3 for one pass, 6 for an encoder that also sees its last picture.
+    in_channels: 6 for an encoder that also sees its last picture; 3, or those of a sketch or of labels, for one pass.
     """
 
     def __init__(self, *, num_ws: int, w_dim: int, in_channels: int = 3):
@@ -45,13 +46,13 @@ class Encoder(Configured, nn.Module):
     @property
     def passes(self) -> int:
         """How often `invert` runs the network."""
-        return 1 if self.in_channels == 3 else REFINEMENT_STEPS
+        return REFINEMENT_STEPS if self.in_channels == SEES_ITS_PICTURE else 1
 
     def offsets(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b num_ws w_dim"]:
         """What the network adds to the average code."""
         raise NotImplementedError
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b num_ws w_dim"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b num_ws w_dim"]:
         """The W+ codes of pictures in [-1, 1], in one pass."""
         return self.offsets(image) + self.latent_avg
 
@@ -71,11 +72,16 @@ class Encoder(Configured, nn.Module):
 
     def invert(
         self,
-        image: Float[Tensor, "b 3 h w"],
+        image: Float[Tensor, "b c h w"],
         generator: Generator,
         view: Callable[[Tensor], Tensor] = lambda image: image,
     ) -> Float[Tensor, "b num_ws w_dim"]:
-        """The codes of pictures, by one pass or by refinement, whatever this encoder needs."""
-        if self.passes == 1:
-            return self(image)
-        return self.refine(image, lambda ws: view(generator(ws, noise="const")))[-1]
+        """The codes of pictures, by one pass or by refinement, whatever this encoder needs.
+
+        Raises `InputError` for pictures of other channels than it takes.
+        """
+        if self.passes > 1:
+            return self.refine(image, lambda ws: view(generator(ws, noise="const")))[-1]
+        if image.shape[1] != self.in_channels:
+            raise InputError(f"pictures of {image.shape[1]} channels: this encoder takes {self.in_channels}")
+        return self(image)

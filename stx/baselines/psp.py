@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stx.encoder import Encoder
 from stx.files.errors import InputError
-from stx.perception.irse import IRSE, upsample_add
+from stx.perception.irse import IRSE, tapped, upsample_add
 from stx.stylegan2.ops import EqualLinear, PointwiseConv2d, Pool
 
 MIDDLE, FINE = 3, 7  # the first tokens of the middle and of the fine map
@@ -46,7 +46,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, widths[0], 7, 2, 3, bias=False)
         self.bn1, self.relu = nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
-        self.body, last = nn.Sequential(), widths[0]
+        self.body, self.taps, last = nn.Sequential(), [], widths[0]
         for stage, (width, count) in enumerate(zip(widths, units, strict=True)):
             for i in range(count):
                 stride = 2 if stage and not i else 1
@@ -55,10 +55,11 @@ class ResNet(nn.Module):
                     shortcut = nn.Sequential(PointwiseConv2d(last, width, stride), nn.BatchNorm2d(width))
                 self.body.append(BasicBlock(last, width, stride, shortcut))
                 last = width
+            self.taps.append(len(self.body) - 1)
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> list[Tensor]:
-        """The last map only."""
-        return [self.body(self.relu(self.bn1(self.conv1(image))))]
+        """The maps after each stage, fine to coarse: sides h/2, h/4, h/8, ..."""
+        return tapped(self.body, self.taps, self.relu(self.bn1(self.conv1(image))))
 
 
 class PSP(Encoder):
@@ -86,8 +87,8 @@ class PSP(Encoder):
     ):
         w_dim = widths[-1]
         super().__init__(num_ws=num_ws, w_dim=w_dim, in_channels=in_channels)
-        if head not in TOKEN_SOURCES or (resnet and head == "pyramid"):
-            raise InputError(f"head {head!r}: expected one of {', '.join(TOKEN_SOURCES)}; a pyramid needs IR-SE units")
+        if head not in TOKEN_SOURCES:
+            raise InputError(f"head {head!r}: expected one of {', '.join(TOKEN_SOURCES)}")
         self.head, self.progressive, self.stage = head, progressive, num_ws
         hidden = hidden or w_dim
         self.backbone = (ResNet if resnet else IRSE)(widths=widths, units=units, in_channels=in_channels)

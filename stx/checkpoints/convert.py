@@ -44,7 +44,7 @@ from stx.files.untrusted import NUMPY_MAGIC, Budget, check_shape, one_line, read
 from stx.perception.identity import IdentityNet, MobileFace, MoCo
 from stx.perception.irse import IR_SE50
 from stx.style_transformer import StyleTransformer
-from stx.stylegan2.networks import Discriminator, Generator
+from stx.stylegan2.networks import STDDEV_GROUP, Discriminator, Generator
 from stx.stylegan2.ops import fir_kernel
 
 MAX_DOUBLINGS = 10  # from 4 pixels: 4096
@@ -186,7 +186,7 @@ def _generator(state: State, source: str, average: Any = None, notes: dict | Non
     return net
 
 
-def _discriminator(state: State, source: str) -> Discriminator:
+def _discriminator(state: State, source: str, group: int | None = STDDEV_GROUP) -> Discriminator:
     need(state, ("convs.0.0.weight", "final_conv.0.weight"), source)
     count = how_many(state, r"convs\.(\d+)\.skip\.1\.weight")
     if count > MAX_DOUBLINGS:
@@ -194,7 +194,7 @@ def _discriminator(state: State, source: str) -> Discriminator:
     need(state, [f"convs.{i}.conv1.0.weight" for i in range(count, 0, -1)], source)
     channels = [state["final_conv.0.weight"].shape[0]]
     channels += [state[f"convs.{i}.conv1.0.weight"].shape[0] for i in range(count, 0, -1)]
-    net, state = empty(Discriminator, size=4 * 2**count, **_base(channels)), dict(state)
+    net, state = empty(Discriminator, size=4 * 2**count, group=group, **_base(channels)), dict(state)
     fill(state, net.state_dict(), 1.0, source)
     load_into(net, state, source)
     _check_filters(state, source, gain=1.0)
@@ -224,7 +224,8 @@ def _nvidia(content: dict, source: str) -> Found:
     state, average = nvidia.generator_state(content["G_ema"], source)
     networks: dict[str, nn.Module] = {"generator": _generator(state, source, average)}
     if isinstance(content.get("D"), Persistent):
-        networks["discriminator"] = _discriminator(nvidia.discriminator_state(content["D"], source), source)
+        state, group = nvidia.discriminator_state(content["D"], source), nvidia.stddev_group(content["D"])
+        networks["discriminator"] = _discriminator(state, source, group)
     notes = {"latent_avg": "of the file", "conv_clamp": nvidia.conv_clamp(content["G_ema"])}
     return Found("StyleGAN2 (NVIDIA, PyTorch)", networks, notes)
 
@@ -240,6 +241,7 @@ def _tensorflow(net: TfNetwork, source: str) -> Found:
 
 def _style_transformer(state: State, content: dict, source: str) -> Found:
     parts = parts_of(state, ("encoder", "decoder"), source)
+    need(parts["encoder"], ("input_layer.0.weight",), source)
     generator = _generator(parts["decoder"], source)
     style = {k: v for k, v in parts["decoder"].items() if k.startswith("style.")}
     mine = {f"encoder.{k}": v for k, v in parts["encoder"].items()} | style
@@ -251,6 +253,7 @@ def _style_transformer(state: State, content: dict, source: str) -> Found:
         widths=widths,
         units=units,
         queries=parts["encoder"]["z"].shape[1],
+        in_channels=parts["encoder"]["input_layer.0.weight"].shape[1],
     )
     opts = plain(content.get("opts"))
     average = _average(content, opts, generator, source)
@@ -281,7 +284,10 @@ def _starts_from_average(opts: dict) -> bool:
 
 
 def _psp_family(state: State, content: dict, source: str) -> Found:
-    """pSp, e4e and ReStyle. Their encoders have the same names: `encoder_type` among the options tells e4e from pSp."""
+    """pSp, e4e and ReStyle. Their encoders have the same names: `encoder_type` among the options tells e4e from pSp.
+
+    ReStyle and HyperStyle's encoder into W add the average, a row to each token, whatever their options say of it.
+    """
     parts, opts = parts_of(state, ("encoder", "decoder"), source), plain(content.get("opts"))
     given, generator = parts["encoder"], _generator(parts["decoder"], source)
     count, w_dim, resnet = generator.num_ws, generator.w_dim, "conv1.weight" in given
@@ -305,11 +311,13 @@ def _psp_family(state: State, content: dict, source: str) -> Found:
     mine = {k if k.startswith(own) else f"backbone.{k}": v for k, v in given.items() if _token(k) < count}
     if head == "W+":  # as many tokens as the generator reads, of the 18 in every file
         mine |= {k: mine[k][: count * w_dim] for k in ("linear.weight", "linear.bias")}
-    average = _average(content, opts, generator, source)
+    unheeded = net.passes > 1 or kind == "WEncoder" or kind.endswith("BackboneEncoder")
+    heeded = {} if unheeded else opts
+    average = _average(content, heeded, generator, source)
     generator.latent_avg.copy_(average.mean(0))
-    mine["latent_avg"] = average * _starts_from_average(opts)
+    mine["latent_avg"] = average * _starts_from_average(heeded)
     load_into(net, mine, source)
-    name = ("restyle_" if net.in_channels == 6 else "") + ("e4e" if progressive else "psp")
+    name = ("restyle_" if net.passes > 1 else "") + ("e4e" if progressive else "psp")
     return Found(f"{name} (released)", {name: net, "generator": generator}, {"opts": opts})
 
 

@@ -8,13 +8,17 @@ import torch
 from stx.checkpoints.tensors import State, Tensors, how_many, some
 from stx.files.errors import WeightsError
 from stx.files.pickles import Persistent, TfNetwork
-from stx.stylegan2.networks import resolutions
+from stx.files.untrusted import one_line
+from stx.stylegan2.networks import MAPPING_LR_MUL, STDDEV_GROUP, resolutions
 from stx.stylegan2.ops import fir_kernel
+
+USUAL_TAPS = [1, 3, 3, 1]  # of the low-pass filter
 
 
 def generator_state(net: Persistent, source: str) -> tuple[State, torch.Tensor]:
     """rosinality's state dict and average w of `G_ema`. Raises `WeightsError` for another architecture."""
     given = Tensors(net.tensors(), source)
+    _check_activations(net.attributes("activation").values(), source)
     if net.state.get("c_dim"):
         raise WeightsError(f"{source}: a class-conditional generator ({net.state['c_dim']} classes) is not supported")
     if "synthesis.b4.const" not in given.left:
@@ -24,8 +28,10 @@ def generator_state(net: Persistent, source: str) -> tuple[State, torch.Tensor]:
         raise WeightsError(f"{source}: not of architecture 'skip', which the public checkpoints have")
     take = given.take
     state = {"input.input": take("synthesis.b4.const")[None]}
+    rates = net.attributes("bias_gain")
     for n in range(how_many(given.left, r"mapping\.fc(\d+)\.weight")):
-        state |= {f"style.{n + 1}.{part}": take(f"mapping.fc{n}.{part}") for part in ("weight", "bias")}
+        rate = float(rates.get(f"mapping.fc{n}", MAPPING_LR_MUL)) / MAPPING_LR_MUL
+        state |= {f"style.{n + 1}.{part}": take(f"mapping.fc{n}.{part}") * rate for part in ("weight", "bias")}
     for name, block, layer, noise in _layers(size):
         source_name = f"synthesis.b{block}.{layer}"
         state |= {
@@ -48,6 +54,7 @@ def generator_state(net: Persistent, source: str) -> tuple[State, torch.Tensor]:
 def discriminator_state(net: Persistent, source: str) -> State:
     """rosinality's state dict of `D`."""
     given = Tensors(net.tensors(), source)
+    _check_activations(net.attributes("activation").values(), source)
     if net.state.get("c_dim"):
         raise WeightsError(f"{source}: a class-conditional discriminator is not supported")
     take = given.take
@@ -74,6 +81,12 @@ def discriminator_state(net: Persistent, source: str) -> State:
     return state
 
 
+def stddev_group(net: Persistent) -> int | None:
+    """How many samples a discriminator takes the standard deviation of: 4, 8, 32 or, without a number, all of them."""
+    group = next(iter(net.attributes("group_size").values()), STDDEV_GROUP)
+    return None if group is None else int(group)
+
+
 def conv_clamp(net: Persistent) -> float | None:
     """Where NVIDIA's layers clip activations, in units before the gain. Not applied: trained networks stay below."""
     for module in net.modules():
@@ -88,11 +101,16 @@ def tensorflow_state(net: TfNetwork, source: str) -> tuple[State, torch.Tensor]:
     if "synthesis/4x4/Const/const" not in given.left:
         raise WeightsError(f"{source}: not a StyleGAN2 generator of config F (its variables: {some(given.left)})")
     size = max(int(r) for r in re.findall(r"synthesis/(\d+)x\d+/ToRGB/weight", " ".join(given.left)))
-    take = given.take
+    options = net.state.get("static_kwargs") or {}
+    _check_activations((options.get(name) for name in ("nonlinearity", "mapping_nonlinearity")), source)
+    taps = options.get("resample_kernel")
+    if taps is not None and list(taps) != USUAL_TAPS:
+        raise WeightsError(f"{source}: a low-pass filter of {one_line(taps)}, expected {USUAL_TAPS}")
+    take, rate = given.take, (options.get("mapping_lrmul") or MAPPING_LR_MUL) / MAPPING_LR_MUL
     state = {"input.input": take("synthesis/4x4/Const/const")}
     for n in range(how_many(given.left, r"mapping/Dense(\d+)/weight")):
-        state[f"style.{n + 1}.weight"] = take(f"mapping/Dense{n}/weight").T.contiguous()
-        state[f"style.{n + 1}.bias"] = take(f"mapping/Dense{n}/bias")
+        state[f"style.{n + 1}.weight"] = take(f"mapping/Dense{n}/weight").T.contiguous() * rate
+        state[f"style.{n + 1}.bias"] = take(f"mapping/Dense{n}/bias") * rate
     names = {"conv0": "Conv0_up", "conv1": "Conv1", "torgb": "ToRGB"}
     for name, block, layer, noise in _layers(size):
         own = "Conv" if (block, layer) == (4, "conv1") else names[layer]
@@ -115,6 +133,12 @@ def tensorflow_state(net: TfNetwork, source: str) -> tuple[State, torch.Tensor]:
         given.left.pop(name, None)
     given.finish()
     return state | _filters(size), average
+
+
+def _check_activations(kinds: Iterable, source: str) -> None:
+    """Raises `WeightsError` for layers with another activation than all public networks have."""
+    if other := sorted({str(kind) for kind in kinds if kind is not None} - {"lrelu", "linear"}):
+        raise WeightsError(f"{source}: layers with the activation {other[0]!r}, expected 'lrelu'")
 
 
 def _layers(size: int) -> Iterable[tuple[str, int, str, int | None]]:

@@ -115,6 +115,11 @@ class Persistent:
         """This one and all below it."""
         return (module for _, module in _tree(self, lambda module: module._part("_modules"), "."))
 
+    def attributes(self, name: str) -> dict[str, Any]:
+        """The plain attribute `name` of this one and all below it that have it, by their full names."""
+        tree = _tree(self, lambda module: module._part("_modules"), ".")
+        return {prefix.removesuffix("."): module.state[name] for prefix, module in tree if name in module.state}
+
     def _part(self, name: str) -> dict:
         part = self.state.get(name)
         return part if isinstance(part, dict) else {}

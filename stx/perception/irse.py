@@ -81,12 +81,17 @@ class IRSE(nn.Module):
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """The maps after each stage, fine to coarse: sides h/2, h/4, h/8, ..."""
-        x, maps = self.input_layer(image.contiguous(memory_format=torch.channels_last)), []
-        for i, unit in enumerate(self.body):
-            x = unit(x)
-            if i in self.taps:
-                maps.append(x)
-        return maps
+        return tapped(self.body, self.taps, self.input_layer(image.contiguous(memory_format=torch.channels_last)))
+
+
+def tapped(units: nn.Sequential, taps: Sequence[int], x: Tensor) -> list[Tensor]:
+    """What comes out of the units numbered `taps` when all of them take `x` in turn."""
+    maps = []
+    for i, unit in enumerate(units):
+        x = unit(x)
+        if i in taps:
+            maps.append(x)
+    return maps
 
 
 def upsample_add(coarse: Float[Tensor, "b c h w"], fine: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b c h2 w2"]:

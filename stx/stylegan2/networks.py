@@ -345,10 +345,13 @@ class ResBlock(nn.Module):
 class Discriminator(Configured, nn.Module):
     """Residual discriminator with the minibatch standard deviation as an extra channel.
 
-    The batch must be smaller than `STDDEV_GROUP` or a multiple of it.
+    group: samples whose standard deviation is taken (NVIDIA's configurations have other ones; None: the whole batch);
+    the batch must be smaller or a multiple of it.
     """
 
-    def __init__(self, *, size: int, channel_base: int = 32768, channel_max: int = 512):
+    def __init__(
+        self, *, size: int, channel_base: int = 32768, channel_max: int = 512, group: int | None = STDDEV_GROUP
+    ):
         super().__init__()
         channels = [max(1, min(channel_base // r, channel_max)) for r in reversed(resolutions(size))]
         blocks = [ResBlock(i, o) for i, o in pairwise(channels)]
@@ -356,7 +359,7 @@ class Discriminator(Configured, nn.Module):
         last = channels[-1]
         self.final_conv = ConvLayer(last + 1, last, 3)
         self.final_linear = nn.Sequential(EqualLinear(last * 16, last, activation=True), EqualLinear(last, 1))
-        self.size = size
+        self.size, self.group = size, group
 
     def views(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """What is scored: the picture itself. Raises `ValueError` for another size."""
@@ -367,18 +370,18 @@ class Discriminator(Configured, nn.Module):
     def score(self, views: list[Tensor]) -> Float[Tensor, "b 1"]:
         """Logits, large for what looks real."""
         x = self.convs(views[0].contiguous(memory_format=torch.channels_last))
-        x = torch.cat([x, minibatch_stddev(x)], 1)
+        x = torch.cat([x, minibatch_stddev(x, self.group)], 1)
         return self.final_linear(self.final_conv(x).flatten(1))
 
     def forward(self, image: Float[Tensor, "b 3 size size"]) -> Float[Tensor, "b 1"]:
         return self.score(self.views(image))
 
 
-def minibatch_stddev(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
-    """The standard deviation over groups of samples, averaged over features, as a constant map."""
+def minibatch_stddev(x: Float[Tensor, "b c h w"], most: int | None = STDDEV_GROUP) -> Float[Tensor, "b 1 h w"]:
+    """The standard deviation over groups of at most so many samples, averaged over features, as a constant map."""
     b, c, h, w = x.shape
-    group = min(b, STDDEV_GROUP)
+    group = min(b, most or b)
     if b % group:
-        raise InputError(f"a batch of {b}: expected fewer than {STDDEV_GROUP} or a multiple of it")
+        raise InputError(f"a batch of {b}: expected fewer than {most} or a multiple of it")
     std = (x.reshape(group, b // group, c, h, w).var(0, unbiased=False) + EPSILON).sqrt()
     return std.mean((1, 2, 3)).repeat(group)[:, None, None, None].expand(b, 1, h, w)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stx import cli, pipeline
-from stx.baselines.psp import PSP
+from stx.baselines.psp import PSP, ResNet
 from stx.checkpoints import convert, weights
 from stx.domains import images
 from stx.files.errors import WeightsError
@@ -82,8 +82,26 @@ def test_heads_into_w_and_w_plus():
     flat = net.output_layer_2(net.backbone(picture())[-1])
     codes = (flat @ net.linear.weight.T / 4 + net.linear.bias).reshape(2, COUNT, 16)
     torch.testing.assert_close(net.offsets(picture()), codes)
-    with pytest.raises(ValueError, match="a pyramid needs IR-SE"):
-        made(resnet=True)
+    with pytest.raises(ValueError, match="head 'Z': expected one of pyramid"):
+        made(head="Z")
+
+
+def test_a_pyramid_of_a_resnet():
+    net = made(resnet=True)
+    assert [m.shape[1:] for m in net.backbone(picture())] == [(4, 32, 32), (6, 16, 16), (8, 8, 8), (16, 4, 4)]
+    expected = torch.stack([token(net.state_dict(), i, x) for i, x in enumerate(pyramid(net, picture()))], 1)
+    torch.testing.assert_close(net(picture()), expected + net.latent_avg)
+
+
+@pytest.mark.parametrize("channels", [1, 19])
+def test_sketches_and_labels_take_one_pass(tmp_path, generator, channels):
+    net = made(in_channels=channels)
+    torch.save(public(net, generator, "GradualStyleEncoder", input_nc=channels), tmp_path / "file.pt")
+    again = convert.read(tmp_path / "file.pt").networks["psp"]
+    image = picture(channels)
+    assert torch.equal(again.invert(image, generator), net.offsets(image) + net.latent_avg)
+    with pytest.raises(ValueError, match=f"pictures of 3 channels: this encoder takes {channels}"):
+        again.invert(picture(), generator)
 
 
 def st(in_channels: int) -> StyleTransformer:
@@ -134,6 +152,7 @@ FILES = [
         "ResNetProgressiveBackboneEncoder",
         {"head": "last map", "in_channels": 6, "resnet": True, "progressive": True},
     ),
+    ("restyle_psp", "ResNetGradualStyleEncoder", {"in_channels": 6, "resnet": True}),
     ("psp", "BackboneEncoderUsingLastLayerIntoW", {"head": "W"}),
     ("psp", "BackboneEncoderUsingLastLayerIntoWPlus", {"head": "W+"}),
 ]
@@ -154,6 +173,23 @@ def test_public_files(tmp_path, generator, name, kind, options):
     assert torch.equal(
         weights.load(tmp_path / "again").offsets(picture(net.in_channels)), net.offsets(picture(net.in_channels))
     )
+
+
+ADD_IN_ANY_CASE = ("ProgressiveBackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "WEncoder")
+
+
+@pytest.mark.parametrize("kind", ADD_IN_ANY_CASE)
+def test_public_code_that_adds_the_average_without_the_option(tmp_path, generator, kind):
+    """ReStyle's and HyperStyle's: without `--start_from_latent_avg` the files say False, and the average is added."""
+    head = {"WEncoder": "W", "GradualStyleEncoder": "pyramid"}.get(kind, "last map")
+    options = {"in_channels": 3 if head == "W" else 6, "resnet": "ResNet" in kind, "progressive": "Progressive" in kind}
+    net = made(head=head, **options)
+    options = {"start_from_latent_avg": False, "learn_in_w": True}
+    torch.save(public(net, generator, kind, **options), tmp_path / "file.pt")
+    again = next(iter(convert.read(tmp_path / "file.pt").networks.values()))
+    assert torch.equal(again.latent_avg, net.latent_avg)  # a row to each token
+    view = nn.Upsample(scale_factor=2)
+    assert torch.equal(again.invert(picture(), generator, view), net.invert(picture(), generator, view))
 
 
 def test_files_with_more_tokens_than_the_generator_reads(tmp_path, generator):
@@ -188,6 +224,7 @@ def test_a_pipeline_with_another_encoder(tmp_path, home, tiny, capsys):
 
 
 def test_taps_are_those_of_the_public_code():
-    """IR-SE50's maps after units 6, 20 and 23, of 128, 256 and 512 channels."""
+    """IR-SE50's maps after units 6, 20 and 23, of 128, 256 and 512 channels; ResNet-34's after 6, 12 and 15."""
     with torch.device("meta"):
         assert IRSE().taps == [2, 6, 20, 23]
+        assert ResNet(widths=(64, 128, 256, 512), units=(3, 4, 6, 3), in_channels=6).taps == [2, 6, 12, 15]

@@ -146,12 +146,18 @@ def nvidia(monkeypatch):
         state = {"training": False, "_parameters": parameters, "_buffers": buffers, "_modules": modules}
         return Saved(class_name, state | {"_non_persistent_buffers_set": set()} | plain)
 
-    def save(path, g, d=None, protocol=4, alone=False, **plain):
+    def save(path, g, d=None, protocol=4, alone=False, group=4, layers=None, **plain):
         if alone:
             return torch.save(tree("Generator", g, c_dim=0), path)
         options = dnnlib.EasyDict(class_name="training.dataset.ImageFolderDataset", xflip=True)
         content = {"G_ema": tree("Generator", g, c_dim=plain.pop("c_dim", 0), **plain)}
-        content |= {"D": tree("Discriminator", d, c_dim=0)} if d else {}
+        if d:
+            content["D"] = tree("Discriminator", d, c_dim=0)
+            modules = content["D"].meta["state"]["_modules"]["b4"].meta["state"]["_modules"]
+            modules |= {"mbstd": Saved("MinibatchStdLayer", {"group_size": group, "num_channels": 1})}
+        if layers:
+            for layer in content["G_ema"].meta["state"]["_modules"]["mapping"].meta["state"]["_modules"].values():
+                layer.meta["state"] |= layers
         content |= {"training_set_kwargs": options, "augment_pipe": None}
         return path.write_bytes(pickle.dumps(content, protocol))
 
@@ -211,6 +217,37 @@ def test_nvidia_pytorch(tmp_path, monkeypatch, generator, nvidia, protocol):
     image = generator(ws_of(generator, 4))
     assert torch.equal(networks["discriminator"](image), discriminator(image))
     assert not (tmp_path / "owned").exists()  # the source inside the file was not run
+
+
+@pytest.mark.parametrize("group", [8, 32, None])
+def test_nvidia_discriminators_with_other_groups(tmp_path, generator, nvidia, group):
+    """NVIDIA's configurations take the standard deviation of 4, 8, 32 or all pictures."""
+    net = randomised(Discriminator(size=32, channel_base=128, channel_max=8))
+    nvidia(tmp_path / "g.pkl", to_nvidia(generator), to_nvidia_d(net), group=group)
+    again = convert.read(tmp_path / "g.pkl").networks["discriminator"]
+    assert again.config == net.config | {"group": group}
+    image = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    image[::2] *= 20  # which are one of two groups of 4
+    x = net.convs(image)
+    spread = (x.var(0, unbiased=False) + 1e-8).sqrt().mean().expand(8, 1, 4, 4)
+    expected = net.final_linear(net.final_conv(torch.cat([x, spread], 1)).flatten(1))
+    torch.testing.assert_close(again(image), expected)
+    assert not torch.allclose(net(image), expected, rtol=1e-3)
+    torch.testing.assert_close(again(image[:4]), net(image[:4]))
+
+
+def test_nvidia_mapping_networks_of_other_rates(tmp_path, generator, nvidia):
+    """Their layers multiply weight and bias by the rate of their learning, 0.01 unless an option says otherwise."""
+    nvidia(tmp_path / "g.pkl", to_nvidia(generator), layers={"bias_gain": 0.02, "activation": "lrelu"})
+    z, other = ws_of(generator)[:, 0], convert.read(tmp_path / "g.pkl").networks["generator"]
+    x = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+    for layer in generator.style[1:]:
+        x = x @ layer.weight.T * (0.02 / 4) + layer.bias * 0.02
+        x = torch.where(x > 0, x, 0.2 * x) * 2**0.5
+    torch.testing.assert_close(other.mapping(z), x)
+    nvidia(tmp_path / "g.pkl", to_nvidia(generator), layers={"bias_gain": 0.01, "activation": "relu"})
+    with pytest.raises(WeightsError, match="layers with the activation 'relu', expected 'lrelu'"):
+        convert.read(tmp_path / "g.pkl")
 
 
 def test_nvidia_of_another_kind(tmp_path, generator, nvidia):
@@ -275,6 +312,19 @@ def test_nvidia_tensorflow(tmp_path, monkeypatch, generator):
     again = convert.read(tmp_path / "g.pkl").networks["generator"]
     assert torch.equal(again.latent_avg, generator.latent_avg)
     torch.testing.assert_close(again(ws_of(generator)), generator(ws_of(generator)), rtol=1e-5, atol=1e-5)
+    for options, told in (
+        ({"resample_kernel": [1, 2, 1]}, r"a low-pass filter of \[1, 2, 1\], expected \[1, 3, 3, 1\]"),
+        ({"nonlinearity": "relu"}, "layers with the activation 'relu'"),
+    ):
+        whole.static_kwargs = options
+        (tmp_path / "g.pkl").write_bytes(pickle.dumps((network("G"), network("D"), whole)))
+        with pytest.raises(WeightsError, match=told):
+            convert.read(tmp_path / "g.pkl")
+    whole.static_kwargs = {"mapping_lrmul": 0.02, "resample_kernel": [1, 3, 3, 1], "nonlinearity": "lrelu"}
+    (tmp_path / "g.pkl").write_bytes(pickle.dumps((network("G"), network("D"), whole)))
+    other = convert.read(tmp_path / "g.pkl").networks["generator"]
+    assert torch.equal(other.style[1].weight, 2 * generator.style[1].weight)
+    assert torch.equal(other.style[3].bias, 2 * generator.style[3].bias)
 
 
 # -------------------------------------------------------------------------------------------- Style Transformer's files
