@@ -41,12 +41,17 @@ def ms_ssim(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[T
     1 for equal pictures. Luminance is compared in [0, 1], for which the formula is made: about zero a small difference
     counts as a large one. Small pictures take fewer scales (`ms_ssim_scales`), their weights scaled to the sum one.
     """
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim  # slow to import
 
     betas = np.array(MS_SSIM_WEIGHTS[: ms_ssim_scales(min(a.shape[2:]))])
-    options = {"betas": tuple((betas / betas.sum()).tolist()), "reduction": "none", "normalize": "relu"}
-    bright = ((image + 1) / 2 for image in (a, b))
-    return multiscale_structural_similarity_index_measure(*bright, data_range=(0.0, 1.0), **options).reshape(len(a))
+    a, b = ((image + 1) / 2 for image in (a, b))
+    options, terms = {"reduction": "none", "data_range": (0.0, 1.0), "return_contrast_sensitivity": True}, []
+    for _ in betas:
+        whole, contrast = ssim(a, b, **options)  # l c s and c s; torchmetrics' own loop takes no four scales of 96 px
+        terms.append(contrast.reshape(len(a)).relu())
+        a, b = (F.avg_pool2d(image, 2) for image in (a, b))
+    terms[-1] = whole.reshape(len(a)).relu()
+    return (torch.stack(terms) ** torch.tensor(betas / betas.sum()).to(a)[:, None]).prod(0)
 
 
 # ------------------------------------------------------------------------------------------------- one number per set

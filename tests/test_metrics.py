@@ -30,6 +30,16 @@ def test_ms_ssim(pictures):
     assert [metrics.ms_ssim_scales(side) for side in (11, 32, 64, 176, 256, 1024)] == [1, 2, 3, 5, 5, 5]
 
 
+def test_ms_ssim_of_96_pixels_is_of_four_scales():
+    """Flat pictures differ in luminance alone, which the coarsest of the scales compares."""
+    dark, bright = torch.full((2, 3, 96, 101), -0.05), torch.full((2, 3, 96, 101), 0.05)
+    luminance = (2 * 0.475 * 0.525 + 0.01**2) / (0.475**2 + 0.525**2 + 0.01**2)
+    expected = luminance ** (0.2363 / (0.0448 + 0.2856 + 0.3001 + 0.2363))
+    assert metrics.ms_ssim(dark, bright).tolist() == pytest.approx([expected] * 2, abs=3e-4)
+    for side in (88, 98):
+        assert metrics.ms_ssim(torch.zeros(1, 3, side, 99), torch.zeros(1, 3, side, 99)).item() == pytest.approx(1)
+
+
 def test_frechet_distance_equals_the_textbook_formula():
     random = np.random.RandomState(0)
     a, b = random.randn(300, 7) @ random.randn(7, 7), random.randn(200, 7) + 0.3
