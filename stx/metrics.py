@@ -65,9 +65,10 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def of(cls, samples: Float[np.ndarray, "n d"]) -> "Gaussian":
-        """Of samples. Raises `ValueError` for fewer than two."""
+        """Of samples, in float64. Raises `ValueError` for fewer than two."""
         if len(samples) < 2:
             raise InputError(f"a Fréchet distance of {len(samples)} pictures: at least 2")
+        samples = samples.astype(np.float64, copy=False)
         mean = samples.mean(0)
         centred = (samples - mean) / np.sqrt(len(samples) - 1)
         return cls(mean, np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred)
@@ -89,11 +90,14 @@ def kernel_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], *,
     """The unbiased squared MMD of the kernel (x . y / d + 1)^3, times 1000, as KID (Binkowski et al. 2018).
 
     Unlike a Fréchet distance it does not fall with more pictures, and may be negative. paired: row i of both is of the
-    same picture, so that the two are not independent (Gretton et al. 2012, equation 4). Raises `ValueError` for fewer
-    than two samples.
+    same picture, so that the two are not independent (Gretton et al. 2012, equation 4). Computed in float64. Raises
+    `ValueError` for fewer than two samples, and for pairs of which one is missing.
     """
     if min(len(a), len(b)) < 2:
         raise InputError(f"a kernel distance of {len(a)} and {len(b)} pictures: at least 2 of each")
+    if paired and len(a) != len(b):
+        raise InputError(f"a kernel distance of {len(a)} and {len(b)} pictures in pairs: as many of each")
+    a, b = (x.astype(np.float64, copy=False) for x in (a, b))
     aa, bb, ab = (((x @ y.T) / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     inner = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in ((aa, bb, ab) if paired else (aa, bb))]
     across = inner[2] if paired else ab.mean()

@@ -54,6 +54,16 @@ def test_frechet_distance_equals_the_textbook_formula():
         metrics.frechet_distance(a[:1], a[:5])
 
 
+def test_distances_of_float32_features_are_those_of_float64():
+    """Features far from zero, whose squares hide their differences where they are summed in float32."""
+    a, b = (1000 + np.random.RandomState(k).rand(3000, 5).astype(np.float32) for k in (0, 1))
+    for distance in (metrics.frechet_distance, metrics.kernel_distance):
+        exact = distance(a.astype(np.float64), b.astype(np.float64))
+        assert distance(a, b) == pytest.approx(exact, rel=1e-9)
+    with pytest.raises(ValueError, match="3 and 4 pictures in pairs"):
+        metrics.kernel_distance(a[:3], b[:4], paired=True)
+
+
 def test_kernel_distance_by_hand_and_without_bias():
     a, b = np.array([[1.0], [2.0]]), np.array([[0.0], [3.0]])
     kernel = lambda x, y: (x * y + 1) ** 3  # noqa: E731
