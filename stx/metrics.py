@@ -134,7 +134,7 @@ def laplacian_pyramid(image: Float[Tensor, "b 3 h w"], smallest: int = 16) -> li
 
 
 def _smooth(image: Tensor) -> Tensor:
-    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=image.device) / 16
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=image.device, dtype=image.dtype) / 16
     kernel = torch.outer(taps, taps).expand(3, 1, 5, 5)
     return F.conv2d(F.pad(image, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
 
@@ -155,7 +155,7 @@ def swd_projections(
         x = torch.randint(w - PATCH + 1, (patches,), generator=random)
         axes = torch.randn(3 * PATCH * PATCH, directions, generator=random)
         found = unfolded[:, :, y, x].permute(0, 2, 1, 3, 4).reshape(b, patches, -1)
-        levels.append((found @ (axes / axes.norm(dim=0))).numpy())
+        levels.append((found @ (axes / axes.norm(dim=0)).to(found)).numpy())
     return levels
 
 

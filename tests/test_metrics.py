@@ -102,6 +102,9 @@ def test_a_laplacian_pyramid_splits_frequencies(pictures):
 
 def test_sliced_wasserstein(pictures):
     a = metrics.swd_projections(pictures)
+    for single, double in zip(a, metrics.swd_projections(pictures.double()), strict=True):
+        assert double.dtype == np.float64
+        np.testing.assert_allclose(single, double, atol=1e-5)
     assert metrics.sliced_wasserstein(a, a) == 0
     order = [level[[3, 1, 5, 0, 2, 4]] for level in a]
     assert metrics.sliced_wasserstein(a, order) == 0  # a distance of sets
