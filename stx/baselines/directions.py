@@ -166,7 +166,8 @@ class GANSpace:
 
     components: how many. incremental: as the public code does, sample batch by sample batch, with its batches of 2,000
     or three times the components (what does not fill one is dropped, unless it is all); the exact ones otherwise.
-    `mean_ [w_dim]`, `directions_ [components, w_dim]` of unit length, `std_ [components]`.
+    `mean_ [w_dim]`, `directions_ [components, w_dim]` of unit length, `std_ [components]`: as there the deviation of
+    the samples where the components are exact, and that estimated for all of W (n - 1) where they are incremental.
     """
 
     def __init__(self, *, components: int = 80, incremental: bool = False):
@@ -192,6 +193,8 @@ class GANSpace:
         """The public code's `lat_stdev`: the deviation of fresh samples (there 5,000) along each component."""
         return (w @ self.directions_.T).std(0)
 
+        if not self.incremental:
+            self.std_ = self.std_ * np.sqrt(1 - 1 / len(w))
     @plainly
     def edit(self, ws: Tensor, strength: float, index: int = 0, tokens: slice = slice(None)) -> Tensor:
         """`ws` with component `index` added to a range of tokens, in units of its standard deviation."""

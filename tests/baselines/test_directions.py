@@ -92,3 +92,6 @@ def test_ganspace():
     assert moved.norm(dim=2)[0].tolist() == pytest.approx([0, 2 * found.std_[0], 2 * found.std_[0], 0], rel=1e-5)
     with pytest.raises(ValueError, match="do not give 80 components"):
         GANSpace().fit(w)
+    np.testing.assert_allclose(found.std_, found.lat_stdev(w), rtol=1e-6)  # of the samples: n and not n - 1
+    estimated = GANSpace(components=3, incremental=True).fit(w[:20])
+    np.testing.assert_allclose(estimated.std_, estimated.lat_stdev(w[:20]) * np.sqrt(20 / 19), rtol=1e-6)
