@@ -36,8 +36,13 @@ def changes(
 def dependency(
     delta: Float[np.ndarray, "n attributes"], target: int
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """mean-AD, the mean of delta_i over i != t, and max-AD, their maximum, of each edit of `target` t."""
+    """mean-AD, the mean of delta_i over i != t, and max-AD, their maximum, of each edit of `target` t.
+
+    NaN where there is no other attribute.
+    """
     others = np.delete(delta, target, axis=1)
+    if not others.shape[1]:
+        return np.full(len(delta), np.nan), np.full(len(delta), np.nan)
     return others.mean(1), others.max(1)
 
 

@@ -105,14 +105,19 @@ def first_order(
 ) -> Float[Tensor, "b num_ws w_dim"]:
     """n = -g / |g| with g = grad_w BCE(C_l^k(w), y): the steepest descent of each code's own loss (section 3.3).
 
-    g is (P - y) times the gradient of the logit; only its direction counts, so the logit's is taken: the factor rounds
-    to zero where the classifier is certain.
+    g is (P - y) times the gradient of the logit; only its direction counts, so the logit's is taken, with the sign of
+    logit(y) - logit(P): the factor rounds to zero where the classifier is certain.
 
-    Args: ws W+ codes; index, target: attribute k and wanted label y (1: add, 0: remove) of every code; per_token: unit
-    length of each token, as the released script has it, instead of the whole code.
+    Args: ws W+ codes; index, target: attribute k and wanted label y (1: add, 0: remove, or the probability to reach) of
+    every code; per_token: unit length of each token, as the released script has it, instead of the whole code.
     Returns unit directions of the shape of `ws`.
     """
-    return normalise(_towards(target, ws) * _logit_gradient(classifier, ws, index), per_token=per_token)
+
+    def uphill(logits: Tensor) -> Tensor:
+        wanted = torch.as_tensor(target, device=logits.device, dtype=logits.dtype).logit()
+        return (torch.sign(wanted - logits) * logits).sum()
+
+    return normalise(_gradient(classifier, ws, index, uphill), per_token=per_token)
 
 
 def second_order(

@@ -163,11 +163,11 @@ def reliability(
 ) -> pd.DataFrame:
     """How often what is predicted is so: a row per bin of predicted probability, all attributes together.
 
-    wanted: labels, or probabilities that count as so above one half. Columns: count, mean predicted probability,
-    observed frequency with its 95 % Wilson interval, NaN in empty bins.
+    wanted: labels, or probabilities that count as so above one half. An edge belongs to the bin below it. Columns:
+    count, mean predicted probability, observed frequency with its 95 % Wilson interval, NaN in empty bins.
     """
     predicted, shown = expit(logits.astype(np.float64)).ravel(), wanted.ravel() > 0.5
-    where, rows = np.minimum((bins * predicted).astype(int), bins - 1), []
+    where, rows = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], predicted), []
     for k in range(bins):
         own = where == k
         mean = predicted[own].mean() if own.any() else np.nan

@@ -41,12 +41,17 @@ def ms_ssim(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[T
     1 for equal pictures. Luminance is compared in [0, 1], for which the formula is made: about zero a small difference
     counts as a large one. Small pictures take fewer scales (`ms_ssim_scales`), their weights scaled to the sum one.
     """
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim  # slow to import
 
     betas = np.array(MS_SSIM_WEIGHTS[: ms_ssim_scales(min(a.shape[2:]))])
-    options = {"betas": tuple((betas / betas.sum()).tolist()), "reduction": "none", "normalize": "relu"}
-    bright = ((image + 1) / 2 for image in (a, b))
-    return multiscale_structural_similarity_index_measure(*bright, data_range=(0.0, 1.0), **options).reshape(len(a))
+    a, b = ((image + 1) / 2 for image in (a, b))
+    options, terms = {"reduction": "none", "data_range": (0.0, 1.0), "return_contrast_sensitivity": True}, []
+    for _ in betas:
+        whole, contrast = ssim(a, b, **options)  # l c s and c s; torchmetrics' own loop takes no four scales of 96 px
+        terms.append(contrast.reshape(len(a)).relu())
+        a, b = (F.avg_pool2d(image, 2) for image in (a, b))
+    terms[-1] = whole.reshape(len(a)).relu()
+    return (torch.stack(terms) ** torch.tensor(betas / betas.sum()).to(a)[:, None]).prod(0)
 
 
 # ------------------------------------------------------------------------------------------------- one number per set
@@ -60,9 +65,10 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def of(cls, samples: Float[np.ndarray, "n d"]) -> "Gaussian":
-        """Of samples. Raises `ValueError` for fewer than two."""
+        """Of samples, in float64. Raises `ValueError` for fewer than two."""
         if len(samples) < 2:
             raise InputError(f"a Fréchet distance of {len(samples)} pictures: at least 2")
+        samples = samples.astype(np.float64, copy=False)
         mean = samples.mean(0)
         centred = (samples - mean) / np.sqrt(len(samples) - 1)
         return cls(mean, np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred)
@@ -84,11 +90,14 @@ def kernel_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], *,
     """The unbiased squared MMD of the kernel (x . y / d + 1)^3, times 1000, as KID (Binkowski et al. 2018).
 
     Unlike a Fréchet distance it does not fall with more pictures, and may be negative. paired: row i of both is of the
-    same picture, so that the two are not independent (Gretton et al. 2012, equation 4). Raises `ValueError` for fewer
-    than two samples.
+    same picture, so that the two are not independent (Gretton et al. 2012, equation 4). Computed in float64. Raises
+    `ValueError` for fewer than two samples, and for pairs of which one is missing.
     """
     if min(len(a), len(b)) < 2:
         raise InputError(f"a kernel distance of {len(a)} and {len(b)} pictures: at least 2 of each")
+    if paired and len(a) != len(b):
+        raise InputError(f"a kernel distance of {len(a)} and {len(b)} pictures in pairs: as many of each")
+    a, b = (x.astype(np.float64, copy=False) for x in (a, b))
     aa, bb, ab = (((x @ y.T) / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     inner = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in ((aa, bb, ab) if paired else (aa, bb))]
     across = inner[2] if paired else ab.mean()
@@ -125,7 +134,7 @@ def laplacian_pyramid(image: Float[Tensor, "b 3 h w"], smallest: int = 16) -> li
 
 
 def _smooth(image: Tensor) -> Tensor:
-    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=image.device) / 16
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=image.device, dtype=image.dtype) / 16
     kernel = torch.outer(taps, taps).expand(3, 1, 5, 5)
     return F.conv2d(F.pad(image, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
 
@@ -146,7 +155,7 @@ def swd_projections(
         x = torch.randint(w - PATCH + 1, (patches,), generator=random)
         axes = torch.randn(3 * PATCH * PATCH, directions, generator=random)
         found = unfolded[:, :, y, x].permute(0, 2, 1, 3, 4).reshape(b, patches, -1)
-        levels.append((found @ (axes / axes.norm(dim=0))).numpy())
+        levels.append((found @ (axes / axes.norm(dim=0)).to(found)).numpy())
     return levels
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 RESAMPLES = 20_000  # a p-value is at least two in so many: sixteen comparisons and fifteen claims leave room under 0.05
 RESAMPLE_BATCH = 1000  # resamples at a time
+WILSON = 1.959963984540054  # the standard normal's quantile at 0.975
 LEVELS = ("training", "attribute")
 
 
@@ -66,7 +67,7 @@ def share(table: pd.DataFrame, column: str) -> tuple[float, float, float]:
     resampling it has a width where all rows agree.
     """
     known = table.dropna(subset=[column])
-    n, found, z2 = known["picture"].nunique(), known[column].mean(), 1.96**2
+    n, found, z2 = known["picture"].nunique(), known[column].mean(), WILSON**2
     if not n:
         return float("nan"), float("nan"), float("nan")
     centre = (found + z2 / (2 * n)) / (1 + z2 / n)

@@ -18,6 +18,7 @@ def test_mean_and_max_by_hand():
     mean_ad, max_ad = attribute_dependency.dependency(delta, 1)
     np.testing.assert_allclose(mean_ad, [0.5, 1.5])
     np.testing.assert_allclose(max_ad, [1, 3])
+    assert np.isnan(attribute_dependency.dependency(delta[:, :1], 0)).all()  # there is no other attribute
     with pytest.raises(ValueError, match="logit 1 does not vary"):
         attribute_dependency.changes(before, after, np.array([1.0, 0.0, 1.0]))
 

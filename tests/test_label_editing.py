@@ -45,6 +45,15 @@ def test_first_order_against_the_stored_numbers():
     assert_golden("label_edit_first_order", got | {"logits": logits})
 
 
+def test_a_label_between_0_and_1_is_gone_to_from_both_sides(small):
+    """The steepest descent of BCE with y = 0.5 lowers a logit above zero and raises one below."""
+    ws = 3 * torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(0))
+    logits = small(ws)[0][:, 1]
+    assert logits.min() < 0 < logits.max()
+    expected = -label_editing.normalise(label_editing.label_gradient(small, ws, [1] * 8, [0.5] * 8))
+    torch.testing.assert_close(label_editing.first_order(small, ws, [1] * 8, [0.5] * 8), expected)
+
+
 def test_second_order_is_the_dominant_eigenvector():
     shape = (2, 3)
     net = Curved(*shape)

@@ -102,3 +102,5 @@ def test_reliability_by_hand():
     assert filled["low"].iloc[0] == pytest.approx(0.0456, abs=1e-4)  # Wilson, one of four
     assert filled["high"].iloc[0] == pytest.approx(0.6994, abs=1e-4)
     assert table[table["count"] == 0][["predicted", "observed"]].isna().to_numpy().all()
+    even = reliability(np.zeros((4, 1)), np.array([[1], [0], [1], [1]]))  # 1/2 is the upper edge of the fifth bin
+    assert even["count"].tolist() == [0, 0, 0, 0, 4, 0, 0, 0, 0, 0]

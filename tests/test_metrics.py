@@ -30,6 +30,16 @@ def test_ms_ssim(pictures):
     assert [metrics.ms_ssim_scales(side) for side in (11, 32, 64, 176, 256, 1024)] == [1, 2, 3, 5, 5, 5]
 
 
+def test_ms_ssim_of_96_pixels_is_of_four_scales():
+    """Flat pictures differ in luminance alone, which the coarsest of the scales compares."""
+    dark, bright = torch.full((2, 3, 96, 101), -0.05), torch.full((2, 3, 96, 101), 0.05)
+    luminance = (2 * 0.475 * 0.525 + 0.01**2) / (0.475**2 + 0.525**2 + 0.01**2)
+    expected = luminance ** (0.2363 / (0.0448 + 0.2856 + 0.3001 + 0.2363))
+    assert metrics.ms_ssim(dark, bright).tolist() == pytest.approx([expected] * 2, abs=3e-4)
+    for side in (88, 98):
+        assert metrics.ms_ssim(torch.zeros(1, 3, side, 99), torch.zeros(1, 3, side, 99)).item() == pytest.approx(1)
+
+
 def test_frechet_distance_equals_the_textbook_formula():
     random = np.random.RandomState(0)
     a, b = random.randn(300, 7) @ random.randn(7, 7), random.randn(200, 7) + 0.3
@@ -42,6 +52,16 @@ def test_frechet_distance_equals_the_textbook_formula():
     assert metrics.frechet_distance(few, few + 2) == pytest.approx(4 * 30)
     with pytest.raises(ValueError, match="distance of 1 pictures: at least 2"):
         metrics.frechet_distance(a[:1], a[:5])
+
+
+def test_distances_of_float32_features_are_those_of_float64():
+    """Features far from zero, whose squares hide their differences where they are summed in float32."""
+    a, b = (1000 + np.random.RandomState(k).rand(3000, 5).astype(np.float32) for k in (0, 1))
+    for distance in (metrics.frechet_distance, metrics.kernel_distance):
+        exact = distance(a.astype(np.float64), b.astype(np.float64))
+        assert distance(a, b) == pytest.approx(exact, rel=1e-9)
+    with pytest.raises(ValueError, match="3 and 4 pictures in pairs"):
+        metrics.kernel_distance(a[:3], b[:4], paired=True)
 
 
 def test_kernel_distance_by_hand_and_without_bias():
@@ -82,6 +102,9 @@ def test_a_laplacian_pyramid_splits_frequencies(pictures):
 
 def test_sliced_wasserstein(pictures):
     a = metrics.swd_projections(pictures)
+    for single, double in zip(a, metrics.swd_projections(pictures.double()), strict=True):
+        assert double.dtype == np.float64
+        np.testing.assert_allclose(single, double, atol=1e-5)
     assert metrics.sliced_wasserstein(a, a) == 0
     order = [level[[3, 1, 5, 0, 2, 4]] for level in a]
     assert metrics.sliced_wasserstein(a, order) == 0  # a distance of sets

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stx import resampling
+from stx import metrics, resampling
 
 
 def table(values: np.ndarray, **columns) -> pd.DataFrame:
@@ -109,11 +109,13 @@ def test_holm_by_hand():
 
 def test_a_share_has_the_interval_of_as_many_trials_as_pictures():
     """Wilson by hand: of 0 of 4, high is z2 / (4 + z2), z2 = 1.96 squared; ten edits of one picture are one trial."""
-    z2 = 1.96**2
+    z2 = 1.959963984540054**2
     found = resampling.share(table(np.zeros(4)), "x")
     assert found == pytest.approx((0, 0, z2 / (4 + z2)))
     one = resampling.share(table(np.ones(10), picture=np.zeros(10)), "x")
     assert one == pytest.approx((1, 1 / (1 + z2), 1))
+    two = np.array([0.0, 0, 1, 0, 0])
+    assert resampling.share(table(two), "x") == pytest.approx(metrics.share_interval(two), abs=1e-12)
     half = resampling.share(table(np.array([0.0, 1, 0, 1, np.nan]), picture=[0, 1, 2, 3, 4]), "x")
     assert half[0] == 0.5 and half[1] + half[2] == pytest.approx(1)
     assert all(math.isnan(number) for number in resampling.share(table(np.array([np.nan])), "x"))

@@ -85,7 +85,8 @@ class TokenMaps(Configured, nn.Module):
 class InterFaceGAN:
     """The normal of the plane between codes that show an attribute most and least (Shen et al. 2020, 1907.10786).
 
-    share: of the codes taken at each end of the scores. seed: of their order. `direction_` has the shape of a code.
+    share: of the codes taken at each end of the scores, or, above 1, their number. seed: of their order. `direction_`
+    has the shape of a code.
     """
 
     def __init__(self, *, share: float = 0.02, seed: int = 0):
@@ -95,7 +96,7 @@ class InterFaceGAN:
         """A linear support vector machine on the extremes. Raises `ValueError` for fewer than two codes at an end."""
         from sklearn.svm import SVC  # here, since scikit-learn takes seconds to import
 
-        chosen = min(int(len(codes) * self.share), len(codes) // 2)
+        chosen = min(int(self.share * (len(codes) if self.share <= 1 else 1)), len(codes) // 2)
         if chosen < 2:
             raise InputError(f"{len(codes)} codes, a share of {self.share} at each end: too few to separate")
         order = np.argsort(scores)
@@ -110,6 +111,11 @@ class InterFaceGAN:
     def edit(self, codes: np.ndarray, strength: float) -> np.ndarray:
         """`codes + strength * direction_`."""
         return codes + strength * self.direction_
+
+    def place(self, codes: Float[np.ndarray, "n *code"], distance: float) -> np.ndarray:
+        """Codes at a signed distance from the plane through the origin: the public code's way to edit codes of W."""
+        along = (codes * self.direction_).reshape(len(codes), -1).sum(1)
+        return codes + (distance - along).reshape(-1, *[1] * self.direction_.ndim) * self.direction_
 
 
 def conditioned(direction: Float[np.ndarray, "*code"], others: Sequence[np.ndarray]) -> np.ndarray:
@@ -166,7 +172,8 @@ class GANSpace:
 
     components: how many. incremental: as the public code does, sample batch by sample batch, with its batches of 2,000
     or three times the components (what does not fill one is dropped, unless it is all); the exact ones otherwise.
-    `mean_ [w_dim]`, `directions_ [components, w_dim]` of unit length, `std_ [components]`.
+    `mean_ [w_dim]`, `directions_ [components, w_dim]` of unit length, `std_ [components]`: as there the deviation of
+    the samples where the components are exact, and that estimated for all of W (n - 1) where they are incremental.
     """
 
     def __init__(self, *, components: int = 80, incremental: bool = False):
@@ -186,6 +193,8 @@ class GANSpace:
         else:
             found = PCA(self.components, svd_solver="full").fit(w)
         self.mean_, self.directions_, self.std_ = found.mean_, found.components_, np.sqrt(found.explained_variance_)
+        if not self.incremental:
+            self.std_ = self.std_ * np.sqrt(1 - 1 / len(w))
         return self
 
     def lat_stdev(self, w: Float[np.ndarray, "n w_dim"]) -> Float[np.ndarray, "components"]:

@@ -19,6 +19,21 @@ def test_interfacegan(k):
     assert np.linalg.norm(found.direction_) == pytest.approx(1)
     moved = found.edit(golden["codes"], 2.0) - golden["codes"]
     np.testing.assert_allclose(moved, np.broadcast_to(2 * found.direction_, moved.shape), atol=1e-5)
+    by_number = InterFaceGAN(share=60, seed=k).fit(golden["codes"], golden[f"scores{k}"][:, 0])
+    np.testing.assert_array_equal(by_number.direction_, found.direction_)
+
+
+def test_interfacegan_lines():
+    """Seven codes for a code of W, at -3 to 3 from the plane; five for three tokens of W+, -2 to 2 from themselves."""
+    golden, plane = case("interfacegan_toy"), InterFaceGAN()
+    plane.direction_ = golden["boundary0"][0]
+    code, tokens = golden["codes"][:1], golden["codes"][:3]
+    line = np.concatenate([plane.place(code, distance) for distance in np.linspace(-3, 3, 7)])
+    np.testing.assert_allclose(line, golden["line2d"], atol=2e-6)
+    line = np.stack([plane.edit(tokens, strength) for strength in np.linspace(-2, 2, 5)])
+    np.testing.assert_allclose(line, golden["line3d"], atol=2e-6)
+    plane.direction_ = np.full((2, 2), 0.5)
+    np.testing.assert_allclose((plane.place(np.ones((3, 2, 2)), 5.0) * plane.direction_).sum((1, 2)), 5)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -87,6 +102,9 @@ def test_ganspace():
     assert np.abs((found.directions_ * basis[:3]).sum(1)).min() > 0.99
     assert found.std_ == pytest.approx([5, 3, 1], rel=0.05)
     assert found.mean_ == pytest.approx(w.mean(0))
+    np.testing.assert_allclose(found.std_, found.lat_stdev(w), rtol=1e-6)  # of the samples: n and not n - 1
+    estimated = GANSpace(components=3, incremental=True).fit(w[:20])
+    np.testing.assert_allclose(estimated.std_, estimated.lat_stdev(w[:20]) * np.sqrt(20 / 19), rtol=1e-6)
     ws = torch.zeros(1, 4, 6)
     moved = found.edit(ws, 2.0, 0, tokens=slice(1, 3))
     assert moved.norm(dim=2)[0].tolist() == pytest.approx([0, 2 * found.std_[0], 2 * found.std_[0], 0], rel=1e-5)
