@@ -1,0 +1,28 @@
+"""Words of a command line, labels and texts that would be taken for something else than was typed."""
+
+import pytest
+
+from stx import cli
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        pytest.param(["nothing"], "No such command 'nothing'", id="a command"),
+        pytest.param(["invert", "a.png", "--nothing", "1"], "No such option '--nothing'", id="an option"),
+        pytest.param(["invert", "a.png", "--out", "o", "--shard", "a\nb"], r"'a\nb' is not", id="a line break"),
+        pytest.param(["train", "nothing", "avatars"], "'nothing' is not one of 'generator'", id="a choice"),
+        pytest.param(["edit", "a.png", "--add", "Bald", "--add", "Smiling"], "--add is given 2 times", id="add twice"),
+        pytest.param(["invert", "a.png", "--out", "o", "--out=p"], "--out is given 2 times", id="out twice"),
+        pytest.param(["invert", "a.png", "--out", "--domain", "avatars"], "path is missing", id="an unset variable"),
+        pytest.param(["run", "a.ipynb", "--out", "b.ipynb", "--timeout", "9" * 20], "not in the range", id="seconds"),
+        pytest.param(["draw", "bottts", "--out", "o", "--count", "9" * 12], "not in the range", id="drawings"),
+        pytest.param(["edit", "a.png", "--add", "x", "--out", "o", "--tokens", "9" * 5000], "--tokens 9", id="digits"),
+    ],
+)
+def test_wrong_words(words, told, tmp_path, monkeypatch, capsys):
+    """Words that a command does not take, or would take for others, are one line and exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stx: ") and told in line and not list(tmp_path.iterdir())
