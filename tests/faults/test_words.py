@@ -3,6 +3,8 @@
 import pytest
 
 from stx import cli
+from stx.domains import avatars, datasets, images
+from stx.files.errors import DomainError
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,22 @@ def test_wrong_words(words, told, tmp_path, monkeypatch, capsys):
     assert cli.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("stx: ") and told in line and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        pytest.param("file,Hat,Hair\na.png,1,0\nb.png,-1,1\n", "both 0 and -1", id="0 and -1"),
+        pytest.param('file,"Ha\nt"\na.png,1\nb.png,0\n', r"'Ha\nt'", id="line break in a name"),
+        pytest.param("file,Hat,\u200bHat\na.png,1,0\nb.png,0,0\n", r"'\u200bHat'", id="invisible letter in a name"),
+        pytest.param("file,\u00e9,e\u0301\na.png,1,0\nb.png,0,0\n", "all different", id="one name in two forms"),
+    ],
+)
+def test_labels_of_two_meanings(table, told, tmp_path):
+    """Labels and names of attributes that mean two things, or look alike, are told in one line and not guessed."""
+    for name in "ab":
+        images.save_image(avatars.draw(next(avatars.sample("test"))), tmp_path / f"{name}.png")
+    (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
+    with pytest.raises(DomainError) as error:
+        datasets.load(tmp_path)
+    assert told in str(error.value) and "\n" not in str(error.value)
