@@ -1,10 +1,16 @@
 """Words of a command line, labels and texts that would be taken for something else than was typed."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from stx import cli
+from stx.checkpoints import weights
 from stx.domains import avatars, datasets, images
-from stx.files.errors import DomainError
+from stx.files.errors import DomainError, WeightsError
+from stx.files.places import ROOT
 
 
 @pytest.mark.parametrize(
@@ -47,3 +53,19 @@ def test_labels_of_two_meanings(table, told, tmp_path):
     with pytest.raises(DomainError) as error:
         datasets.load(tmp_path)
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_record_that_is_a_pipe(tmp_path):
+    """A pipe in the place of a network's record is told, and nobody waits for its other end."""
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(WeightsError, match="a folder, a pipe or a device"):
+        weights.read_config(tmp_path)
+
+
+def test_texts_in_another_locale(tmp_path):
+    """Texts are UTF-8 in files, also where the terminal's letters are others."""
+    program = "from pathlib import Path; from stx.files.atomic import write_text; write_text(Path('t'), 'é – σ')"
+    other = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", ascii(program).join(("exec(", ")"))], check=True, env=other, cwd=tmp_path)
+    assert (tmp_path / "t").read_text(encoding="utf-8") == "é – σ"
+    assert not [path for path in (ROOT / "stx").rglob("*.py") if ".read_text()" in path.read_text(encoding="utf-8")]
