@@ -145,6 +145,15 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, number):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+def test_notes_that_are_not_json_are_not_saved(tmp_path):
+    """Notes that JSON does not have are told before the former weights go, whose record would not fit the new ones."""
+    net = AttributeClassifier(size=16, attributes=("Hat",), widths=(4, 8, 12), units=(1, 1, 2))
+    weights.save(net, tmp_path)
+    torch.nn.init.zeros_(next(net.parameters()))
+    assert "not JSON" in told(lambda: weights.save(net, tmp_path, notes={"classes": {1, 2}}))
+    assert next(weights.load(tmp_path).parameters()).any()
+
+
 @cases(
     ("code", "named"),
     {
