@@ -127,10 +127,6 @@ def _read_labels(folder: Path, names: list[str]) -> tuple[tuple[str, ...], np.nd
     if len(header) < 2 or header[0] != "file" or len(set(header)) < len(header) or "" in header:
         raise DomainError(f"{path}: the first line must be 'file', then one attribute name per column, all different")
     _check_attributes(path, header[1:])
-    if {"0", "-1"} <= {cell for row in rows for cell in row[1:]}:
-        raise DomainError(
-            f"{path}: both 0 and -1 among the values, one of them for what is not known; 0 and 1 are read"
-        )
     table = {}
     for number, row in enumerate(rows, start=2):
         if not any(row):
@@ -140,6 +136,9 @@ def _read_labels(folder: Path, names: list[str]) -> tuple[tuple[str, ...], np.nd
         shown = [int(cell) > 0 for cell in row[1:]]
         if table.setdefault(_one_form(row[0]), shown) != shown:
             raise DomainError(f"{path}, line {number}: {row[0]} has other labels in a line before; leave one of them")
+    for name, *shown in zip(header, *filter(any, rows), strict=True):
+        if {"0", "-1"} <= set(shown):
+            raise DomainError(f"{path}: {name} is both 0 and -1, one of them for what is not known; give 0 and 1")
     missing = [name for name in names if _one_form(name) not in table]
     if missing:
         raise DomainError(

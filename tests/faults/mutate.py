@@ -113,7 +113,7 @@ def folders(home: Path) -> None:
     (home / "labelled").mkdir()
     for name in "ab":
         Image.new("RGB", (SIZE, SIZE)).save(home / "labelled" / f"{name}.png")
-    (home / "labelled" / "labels.csv").write_text("file,Smiling,Hat\na.png,-1,1\nb.png,1,-1\n")
+    (home / "labelled" / "labels.csv").write_text("file,Smiling,Hat\na.png,0,1\nb.png,1,-1\n")
     record = figures.provenance(notebook="08")
     claims.save(
         [claims.Evidence("a", "figure 9", "x", "sigmas", 0.5, 0.1, 0.9, 0.01, 9, "08")], home / "claims", record

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from stx import cli
 from stx.checkpoints import weights
 from stx.domains import avatars, datasets, images
-from stx.files.errors import DomainError, WeightsError
+from stx.explorer import uploads
+from stx.explorer.state import Explorer
+from stx.files.errors import DomainError, EditError, InputError, WeightsError
 from stx.files.places import ROOT
 
 
@@ -39,7 +42,7 @@ def test_wrong_words(words, told, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        pytest.param("file,Hat,Hair\na.png,1,0\nb.png,-1,1\n", "both 0 and -1", id="0 and -1"),
+        pytest.param("file,Hat\na.png,0\nb.png,-1\n", "Hat is both 0 and -1", id="0 and -1"),
         pytest.param('file,"Ha\nt"\na.png,1\nb.png,0\n', r"'Ha\nt'", id="line break in a name"),
         pytest.param("file,Hat,\u200bHat\na.png,1,0\nb.png,0,0\n", r"'\u200bHat'", id="invisible letter in a name"),
         pytest.param("file,\u00e9,e\u0301\na.png,1,0\nb.png,0,0\n", "all different", id="one name in two forms"),
@@ -53,6 +56,21 @@ def test_labels_of_two_meanings(table, told, tmp_path):
     with pytest.raises(DomainError) as error:
         datasets.load(tmp_path)
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["much", "-1", "1.5", pytest.param("9" * 5000, id="digits")])
+def test_a_limit_that_is_no_number(given, monkeypatch):
+    """A limit of uploads in the environment that is no whole number is told by its name."""
+    monkeypatch.setenv("STX_UPLOAD_MB", given)
+    with pytest.raises(InputError, match="STX_UPLOAD_MB"):
+        uploads.limit()
+
+
+def test_an_attribute_that_is_not_carried():
+    """An attribute that is unknown to the explorer is told where its editor is asked for."""
+    explorer = SimpleNamespace(matched=SimpleNamespace(known=None), attributes=("Hat",))
+    with pytest.raises(EditError, match="unknown attribute 'Cap'"):
+        Explorer._carries(explorer, "Cap")
 
 
 def test_a_record_that_is_a_pipe(tmp_path):
