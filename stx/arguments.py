@@ -22,10 +22,10 @@ def number(value, name: str, kind: Callable = float) -> float | int:
 
 
 def count(value, name: str) -> int:
-    """`value` as a whole number of at least 1; else `EditError`."""
+    """`value` as a whole number of at least 1, of 31 bits; else `EditError`."""
     found = number(value, name, operator.index)
-    if found < 1:
-        raise EditError(f"{name} {value}: expected at least 1")
+    if not 1 <= found < 2**31:
+        raise EditError(f"{name} {value}: expected at least 1" if found < 1 else f"{name}: {found:.0e} is too many")
     return found
 
 

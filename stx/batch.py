@@ -260,7 +260,7 @@ def _index(folder: str | Path) -> tuple[dict, dict[str, tuple[Path, int]]]:
     """What the index of a folder says of all its codes, and for each code its shard, which is there, and its row."""
     index, counts, places = Path(folder) / "index.json", {}, {}
     with _readable(folder):
-        settings = json.loads(index.read_text())
+        settings = json.loads(index.read_text(encoding="utf-8"))
         for name, place in settings.pop("codes").items():
             if not SHARD_NAME.fullmatch(place["shard"]):
                 raise InputError(f"{place['shard']!r} is not a shard of this folder")

@@ -154,12 +154,13 @@ class Pipeline(hub.Pretrained):
         """The pictures of W+ codes `[b, num_ws, w_dim]` or of StyleSpace vectors (`Generator.styles`), in [-1, 1].
 
         Those of an `Inversion` come with what it keeps, and with the checkpoint's own noise. W+ codes may be an array
-        and of any type of float. Raises `InputError` for anything else and for codes of another shape.
+        and of any type of float. Raises `InputError` for anything else, and for codes of another shape or too large.
         """
-        parts = split_codes(checked_codes(codes, self.generator), GENERATE_BATCH)
-        if isinstance(codes, Inversion):
-            return torch.cat([part.draw(self.generator) for part in parts]).clamp(-1, 1)
-        return torch.cat([self.generator(part, noise=noise) for part in parts]).clamp(-1, 1)
+        parts, g = split_codes(checked_codes(codes, self.generator), GENERATE_BATCH), self.generator
+        drawn = torch.cat([part.draw(g) if isinstance(part, Inversion) else g(part, noise=noise) for part in parts])
+        if not drawn.isfinite().all():
+            raise InputError("codes too large, or with detail that is not finite: no picture comes of them")
+        return drawn.clamp(-1, 1)
 
     def redraw(self, found: Inversion, edit: Callable[[Tensor], Codes]) -> Float[Tensor, "b 3 h w"]:
         """The pictures of an inversion whose codes are edited, drawn with what was kept."""
@@ -342,7 +343,7 @@ class Pipeline(hub.Pretrained):
         there is no such file. Raises `EditError` for an unknown name, `InputError` with both shapes for those of
         another generator.
         """
-        net = self._directions(name)
+        net = self._directions(str(name))
         if not isinstance(net, Directions):
             raise EditError(f"{name}: gives each code a direction of its own; `edit` takes it")
         return net.directions.expand(-1, self.generator.num_ws, -1)
@@ -390,7 +391,7 @@ class Pipeline(hub.Pretrained):
 
     def network(self, name: str) -> nn.Module:
         """A network of the domain (classifier, ...). Raises `WeightsError` without, and for one of other labels."""
-        net = weights.load(self.folder / name, self.device)
+        net = weights.load(self.folder / str(name), self.device)
         label_editing.check_labels(self.folder / name, getattr(net, "attributes", ()), self.domain.attributes)
         return net
 
@@ -420,7 +421,7 @@ def load(
     """
     device = pick_device(device)
     name = datasets.short_name(domain)
-    explicit, folder = folder is not None, Path(folder or data_dir() / name)
+    explicit, folder = folder is not None, Path(str(folder or data_dir() / name))
     draws = weights.load(folder / str(generator), device)
     net = weights.load(folder / str(encoder), device)
     found = datasets.load(domain, resolution=getattr(draws, "size", None), same_folder=not explicit)

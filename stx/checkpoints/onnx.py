@@ -188,7 +188,7 @@ def write(folder: str | Path, out: str | Path, *, encoder: str = ENCODER, genera
     }
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as parts:  # nothing is replaced before all are written; the record comes last
-        parts.enter_context(atomic_write(out / "graphs.json")).write_text(json.dumps(told, indent=2))
+        parts.enter_context(atomic_write(out / "graphs.json")).write_text(json.dumps(told, indent=2), encoding="utf-8")
         for name, (content, _) in made.items():
             parts.enter_context(atomic_write(out / f"{name}.onnx")).write_bytes(content)
     return told

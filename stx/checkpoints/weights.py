@@ -108,7 +108,8 @@ def save(
     An old pair survives a failure, and a `README.md` that stx did not make stays. notes: what to remember of the
     training, as JSON. bits: of mantissa that matrices and kernels keep (float16 has 10): with 5 a file compresses to
     two thirds. Raises `FileError` when the disk refuses or something that stx did not make would be replaced,
-    `WeightsError` for a class that is not in `networks`, and for numbers that are not finite.
+    `WeightsError` for a class that is not in `networks`, and for numbers that are not finite, `InputError` for notes
+    that JSON does not have.
     """
     folder = Path(folder)
     claim_networks([folder])
@@ -124,6 +125,10 @@ def save(
     tensors = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
     if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise WeightsError(f"{folder}: not written; {odd[0]} is not finite (NaN, infinite, or too large for {dtype})")
+    try:
+        json.dumps(notes)  # before the weights go whose record it is
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{folder}: not written; notes that are not JSON ({one_line(error)})") from None
     with atomic_write(folder / "model.safetensors") as part:
         safetensors.torch.save_file(tensors, part, metadata={"made_by": "stx"})  # known where config.json is not yet
     config = {"network": kind, "args": net.config, "sha256": sha256(folder / "model.safetensors"), "notes": notes or {}}

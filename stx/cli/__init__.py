@@ -17,15 +17,16 @@ from stx.cli import networks, pictures, results  # noqa: F401 - each adds its co
 from stx.cli.words import commands
 from stx.files.errors import StxError
 
+NO_WORDS = getattr(click.exceptions, "NoArgsIsHelpError", ())  # of click from 8.2: its message is the help
 REMEDY = "give fewer or smaller pictures; a training a smaller --batch, that of an encoder --accumulate 4"
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0 all done, 1 some pictures failed, 2 nothing could be done.
 
-    What a user can mend is one line: `StxError`, errors of the operating system and too little memory. Ctrl-C and
-    SIGTERM give 130, a reader of the output that has gone (`stx ... | head`) 1. Anything else is a bug and keeps its
-    traceback.
+    What a user can mend is one line: wrong words, `StxError`, errors of the operating system and too little memory.
+    Ctrl-C and SIGTERM give 130, a reader of the output that has gone (`stx ... | head`) 1. Anything else is a bug and
+    keeps its traceback.
     """
     _open_outputs()
     try:
@@ -37,7 +38,12 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be written goes nowhere
         return 1
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, NO_WORDS):
+            error.show()
+        else:
+            command = error.ctx.command_path if getattr(error, "ctx", None) else "stx"
+            told = " ".join(error.format_message().split())
+            print(f"stx: {StxError(told)} (`{command} --help` tells more)", file=sys.stderr)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         print("stx: interrupted; what was finished is kept, the same command completes it", file=sys.stderr)

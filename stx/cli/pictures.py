@@ -183,7 +183,7 @@ def _range(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, _, last = text.partition("-")
-    if not first.isdecimal() or not (last or first).isdecimal():
+    if not all(number.isdecimal() and len(number) < 10 for number in (first, last or first)):
         raise InputError(f"--tokens {text}: expected a number or two, such as 3 or 0-5")
     return int(first), int(last or first)
 
@@ -211,7 +211,9 @@ def _align(pictures: tuple[str, ...], out: Path, size: int, device: str) -> int:
 
 @command("draw", "A second drawn domain: pictures of a DiceBear style with labels, a folder that is a domain.")
 @click.argument("style")
-@click.option("--count", type=COUNT, default=12000, show_default=True, help="pictures of all splits together")
+@click.option(
+    "--count", type=click.IntRange(1, 10**6), default=12000, show_default=True, help="pictures of all splits together"
+)
 @click.option("--resolution", type=SIDE, default=64, show_default=True, help="their side in pixels")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="gets train/, val/, test/ and labels.csv")

@@ -184,5 +184,5 @@ def _bench(sizes: tuple[int, ...], processes: tuple[int, ...], threads: int | No
             "the encoder is the same in both forms, so `invert` understates the difference."
         )
     save_table(table, name, out, record, note=note)
-    print((out / f"{name}.md").read_text())
+    print((out / f"{name}.md").read_text(encoding="utf-8"))
     return 0

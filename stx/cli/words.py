@@ -11,12 +11,14 @@ from stx.files.errors import ImageError, InputError
 
 
 class Place(click.Path):
-    """A path. An empty one, which an unset variable of the shell leaves, would be the current folder."""
+    """A path. Of an unset variable of the shell there is an empty one, the current folder, or the next option."""
 
     def convert(self, value, param, ctx):
-        """As `click.Path`; refuses an empty one."""
+        """As `click.Path`; refuses an empty one, and an option in its place."""
         if value == "":
             self.fail("is empty; a path is expected", param, ctx)
+        if str(value).startswith("--"):
+            self.fail(f"{value} is an option; a path is missing before it (of that name: ./{value})", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -31,17 +33,17 @@ class Number(click.FloatRange):
         return number
 
 
-COUNT = click.IntRange(min=1)
+COUNT = click.IntRange(1, 2**31 - 1)
 SEED = click.IntRange(0, 2**32 - 1)  # what NumPy takes
 SIDE = click.IntRange(1, 4096)  # of pictures that are made
 FOLDER = Place(path_type=Path)
 
 
 class Command(click.Command):
-    """A command whose repeatable options also take several words, as in `--sizes 256 1024`."""
+    """A command whose repeatable options also take several words, as in `--sizes 256 1024`; others are given once."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Gives each further word its option again, as click expects it."""
+        """Gives each further word its option again, as click expects it, which would take the last of the others."""
         options = [p for p in self.params if isinstance(p, click.Option) and p.multiple and p.nargs == 1]
         repeatable = {name for option in options for name in option.opts}
         spread: list[str] = []
@@ -54,6 +56,10 @@ class Command(click.Command):
             else:
                 first = False
             spread.append(word)
+        *_, given = self.make_parser(ctx).parse_args(list(spread))
+        for option in given:
+            if isinstance(option, click.Option) and not option.multiple and given.count(option) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given {given.count(option)} times; give it once", ctx)
         return super().parse_args(ctx, spread)
 
 

@@ -38,6 +38,6 @@ TRAINED = {name: method for name, method in METHODS.items() if method.trained}
 
 def named(method: str) -> DetailMethod:
     """The method of a name. Raises `InputError` for an unknown one."""
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"unknown method {method!r} of keeping detail: {', '.join(METHODS)}")
     return METHODS[method]

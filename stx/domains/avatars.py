@@ -240,7 +240,9 @@ def style_of(name: str):
     """DiceBear's style of that name, read once."""
     from dicebear import Style
 
-    return Style(json.loads((importlib.resources.files("dicebear_styles") / f"{name}.json").read_text()))
+    return Style(
+        json.loads((importlib.resources.files("dicebear_styles") / f"{name}.json").read_text(encoding="utf-8"))
+    )
 
 
 def _options(avatar: Avatar) -> dict:

@@ -122,7 +122,7 @@ def _check_origin(found: dict[str, str], home: Path) -> None:
     """Of a folder that moved the pictures are the same, of one that grew the place is."""
     for config in sorted(home.glob("*/config.json")):
         try:
-            made = json.loads(config.read_text())["notes"]["origin"]
+            made = json.loads(config.read_text(encoding="utf-8"))["notes"]["origin"]
             same = any(made[key] == value for key, value in found.items())
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             continue  # without a memory; reading the weights tells what is damaged
@@ -135,7 +135,7 @@ def _check_origin(found: dict[str, str], home: Path) -> None:
 
 def _trained_size(name: str) -> int | None:
     try:
-        return json.loads((data_dir() / name / "generator" / "config.json").read_text())["args"]["size"]
+        return json.loads((data_dir() / name / "generator" / "config.json").read_text(encoding="utf-8"))["args"]["size"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 

@@ -105,10 +105,10 @@ def _one_form(name: str) -> str:
 
 def _check_attributes(path: Path, names: Sequence[str]) -> None:
     for name in names:
-        if "," in name or ":" in name or name in NOT_ATTRIBUTES:
+        if "," in name or ":" in name or name in NOT_ATTRIBUTES or not name.isprintable():
             raise DomainError(
                 f"{path}: an attribute cannot be called {name!r}, which edits take for something else: no commas, "
-                f"no colons, not {', '.join(NOT_ATTRIBUTES)}"
+                f"no colons, nothing that cannot be seen, not {', '.join(NOT_ATTRIBUTES)}"
             )
 
 
@@ -123,6 +123,7 @@ def _read_labels(folder: Path, names: list[str]) -> tuple[tuple[str, ...], np.nd
         raise DomainError(f"{path}: cannot be read ({one_line(error.strerror)}); see to its permissions") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DomainError(f"{path}: not a CSV file in UTF-8 ({one_line(error)}); save it as one") from None
+    header = [unicodedata.normalize("NFC", name) for name in header]
     if len(header) < 2 or header[0] != "file" or len(set(header)) < len(header) or "" in header:
         raise DomainError(f"{path}: the first line must be 'file', then one attribute name per column, all different")
     _check_attributes(path, header[1:])
@@ -135,6 +136,9 @@ def _read_labels(folder: Path, names: list[str]) -> tuple[tuple[str, ...], np.nd
         shown = [int(cell) > 0 for cell in row[1:]]
         if table.setdefault(_one_form(row[0]), shown) != shown:
             raise DomainError(f"{path}, line {number}: {row[0]} has other labels in a line before; leave one of them")
+    for name, *shown in zip(header, *filter(any, rows), strict=True):
+        if {"0", "-1"} <= set(shown):
+            raise DomainError(f"{path}: {name} is both 0 and -1, one of them for what is not known; give 0 and 1")
     missing = [name for name in names if _one_form(name) not in table]
     if missing:
         raise DomainError(

@@ -115,6 +115,8 @@ def _damage(error: Exception) -> str:
 
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
+    if not image.width * image.height:
+        raise ImageError(f"{name}: a picture without pixels; export it again")
     full = _full_range(image)
     image = _to_srgb(upright(image))
     if image.mode.startswith(("I", "F")):
@@ -191,7 +193,9 @@ def resize(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[
 
 
 def to_tensor(images: UInt8[np.ndarray, "*batch h w 3"]) -> Float[Tensor, "*batch 3 h w"]:
-    """uint8 RGB 0..255 to float32 in [-1, 1], channels first."""
+    """uint8 RGB 0..255 to float32 in [-1, 1], channels first. Raises `InputError` for other numbers or channels."""
+    if images.dtype != np.uint8 or images.shape[-1] != 3:
+        raise InputError(f"pictures of {images.dtype} {images.shape}: expected uint8 [..., h, w, 3]")
     return torch.from_numpy(np.moveaxis(images, -1, -3).astype(np.float32)) / 127.5 - 1
 
 
@@ -203,7 +207,12 @@ def padded(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 w w"]:
 
 
 def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch h w 3"]:
-    """[-1, 1] to uint8 RGB, rounded to the nearest level; values outside are clipped."""
+    """[-1, 1] to uint8 RGB, rounded to the nearest level; values outside are clipped.
+
+    Raises `InputError` for values that are not finite, which would be black.
+    """
+    if not torch.isfinite(images).all():
+        raise InputError("pictures that are not finite (NaN or infinite)")
     levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255)
     return np.moveaxis(levels.byte().cpu().numpy(), -3, -1)
 
@@ -213,10 +222,11 @@ def save_image(
 ) -> None:
     """Writes a picture as PNG, whole or not at all; its folder is made when missing.
 
-    source: the file that it shows, kept in it as its kind is. Raises `FileError` for a name that does not end in .png,
-    and where something that stx did not make, or made as another kind, would be replaced.
+    source: the file that it shows, kept in it as its kind is. Raises `InputError` for what is not uint8 `[h, w, 3]`,
+    `FileError` for a name that does not end in .png, and where something that stx did not make, or made as another
+    kind, would be replaced.
     """
-    path = Path(path)
+    path, image = Path(path), _pixels(image)
     claim_files([path], kind=kind, suffixes=(".png",))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
@@ -275,8 +285,12 @@ def arrays(picture) -> list[np.ndarray]:
         return [read_image(path) for path in names_of([picture])]
     if isinstance(picture, Image.Image):
         return [to_rgb(picture)]
+    return [_pixels(picture, "a path, a PIL image or ")]
+
+
+def _pixels(picture, others: str = "") -> UInt8[np.ndarray, "h w 3"]:
     array = np.asarray(picture) if hasattr(picture, "__array__") else None
     if array is None or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         kind = type(picture).__name__ if array is None else f"{array.dtype} {array.shape}"
-        raise InputError(f"a picture of {kind}: expected a path, a PIL image or uint8 [h, w, 3]")
-    return [array]
+        raise InputError(f"a picture of {kind}: expected {others}uint8 [h, w, 3]")
+    return array

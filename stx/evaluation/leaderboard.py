@@ -69,7 +69,7 @@ def write(found: dict[str, Scores], folder: str | Path, record: dict) -> Path:
             shown = score.readable(scores.table, ORDER[part][0], lower=ORDER[part][1])
             note = "\n\n".join([protocol[-1], *(f"Not scored: {line}" for line in scores.wrong)])
             figures.save_table(scores.table, f"score_{part}", folder, record, note=note, shown=shown)
-            tables.append((folder / f"score_{part}.md").read_text().split("\n\n")[0])
+            tables.append((folder / f"score_{part}.md").read_text(encoding="utf-8").split("\n\n")[0])
         grid = figures.show_grid(list(scores.pictures.values()), row_names=list(scores.pictures), titles=scores.titles)
         figures.save_figure(grid, f"score_{part}_pictures", folder, record)
         plt.close(grid)

@@ -257,7 +257,7 @@ class Explorer:
         return attribute in self._editors or self._carries(attribute)
 
     def _carries(self, attribute: str) -> bool:
-        return self.matched is not None and bool(self.matched.known[:, self.attributes.index(attribute)].all())
+        return self.matched is not None and bool(self.matched.known[:, position(attribute, self.attributes)].all())
 
     def prepare_editor(self, attribute: str, folder: str | Path, *, steps: int = 300) -> None:
         """Trains the reference editor of an attribute in `folder`, where it resumes; `watch` as in `prepare`."""

@@ -6,15 +6,18 @@ parts of a megabyte, and none of a picture that is too large.
 
 import os
 
-from stx.files.errors import ImageError
+from stx.files.errors import ImageError, InputError
 
 MEGABYTE = 10**6
 UPLOAD_MB = 50
 
 
 def limit() -> int:
-    """Bytes that a picture may have on this server."""
-    return int(os.environ.get("STX_UPLOAD_MB", UPLOAD_MB)) * MEGABYTE
+    """Bytes that a picture may have on this server. Raises `InputError` where STX_UPLOAD_MB is no whole number."""
+    given = os.environ.get("STX_UPLOAD_MB") or str(UPLOAD_MB)
+    if not given.isdecimal() or len(given) > 9:
+        raise InputError(f"STX_UPLOAD_MB={given}: expected a whole number of megabytes")
+    return int(given) * MEGABYTE
 
 
 def check(name: str, size: int) -> None:

@@ -25,7 +25,7 @@ PART_NAME = re.compile(r"\..*-([0-9a-f]{8})-(\d+)\.part")
 def write_text(path: Path, text: str) -> None:
     """Writes a file that is either whole or as it was."""
     with atomic_write(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

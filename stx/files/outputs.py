@@ -308,7 +308,7 @@ def _cut(name: str) -> str:
 
 
 def _record(file: Path) -> str | None:
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         return None
     earlier = "" if content.get("made_by") == "stx" else None
@@ -328,7 +328,7 @@ def _csv(file: Path) -> str | None:
 
 def _text(file: Path) -> str | None:
     """Of tables, their index and cards; which of them it is does not matter."""
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     made = "\n\nMade " in text and " by stx " in text.rsplit("\n\nMade ")[-1]
     return "" if made or text.startswith("# Figures and tables\n") else None
 
@@ -368,7 +368,9 @@ def _tensors(file: Path) -> str | None:
 
 
 def _notebook(file: Path) -> str | None:
-    return Kind.NOTEBOOK if json.loads(file.read_text())["metadata"]["papermill"]["input_path"] else None
+    return (
+        Kind.NOTEBOOK if json.loads(file.read_text(encoding="utf-8"))["metadata"]["papermill"]["input_path"] else None
+    )
 
 
 def _checkpoint(file: Path) -> str | None:

@@ -160,9 +160,11 @@ def _array(raw: bytes | bytearray) -> np.ndarray:
 
 def read_json(path: Path) -> Any:
     """A JSON file of at most `MAX_JSON` bytes. Raises `ValueError` or `OSError` for any other."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
+        raise InputError("a folder, a pipe or a device")
     if path.stat().st_size > MAX_JSON:
         raise InputError(f"larger than {MAX_JSON >> 20} MB")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise InputError("nested too deeply") from None

@@ -81,7 +81,7 @@ def _alike(one: Path, other: Path) -> tuple[bool, bool, str]:
 def _parameters(table: Path) -> tuple[dict | None, dict, dict]:
     """The parameters that say what was measured, on how much, with what effort; None where there is no record."""
     try:
-        given = json.loads(table.with_suffix(".json").read_text())["parameters"]
+        given = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["parameters"]
         sizes = scales.SIZES.get(given.get("notebook"), {}).keys()
         elsewhere = ("device", "out", "runs", "scale", "trainings")  # of 04_trainings each row says which
         named = {name: value for name, value in given.items() if name not in elsewhere}

@@ -95,7 +95,7 @@ def _told_scales(table: pd.DataFrame, folder: Path, record: dict) -> str:
 
 def _is_former(path: Path) -> bool:
     """Whether stx 0.2 wrote this table: a row a claim, without what bears on it. Its notebooks make it anew."""
-    with path.open(errors="replace") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         return file.readline().strip() == FORMER
 
 
@@ -176,7 +176,7 @@ def variance(runs: Mapping[str, Path], out: str | Path, record: dict) -> pd.Data
 def _pictures(table: Path) -> list:
     """Which pictures a table is of: domain, folder and count of its record, empty without one."""
     try:
-        given = json.loads(table.with_suffix(".json").read_text())["parameters"]
+        given = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["parameters"]
         return [str(given.get(name, "")).rstrip("/") for name in ("domain", "pictures", "count")]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return []

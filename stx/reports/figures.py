@@ -264,7 +264,7 @@ def write_index(folder: str | Path) -> Path:
     claim_files([folder / "index.md"])
     entries: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text()) if made_by_stx(path) else {}
+        record = json.loads(path.read_text(encoding="utf-8")) if made_by_stx(path) else {}
         if "parameters" not in record:
             continue  # of somebody else, or of something else
         source, made = _told_by(record, path)

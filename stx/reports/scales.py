@@ -97,7 +97,7 @@ def by_figure(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            given = json.loads(path.read_text())["parameters"]
+            given = json.loads(path.read_text(encoding="utf-8"))["parameters"]
             found |= {path.stem: told(given)} if "notebook" in given else {}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue  # of somebody else

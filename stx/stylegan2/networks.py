@@ -301,7 +301,7 @@ class Generator(Configured, nn.Module):
 
     def _noise_maps(self, noise: str | Sequence[Tensor], batch: int) -> Sequence[Tensor | None]:
         sizes = self.noise_sizes()
-        if not isinstance(noise, str):
+        if isinstance(noise, list | tuple):
             if len(noise) != len(sizes):
                 raise InputError(f"{len(noise)} noise maps given, this generator has {len(sizes)} layers with noise")
             return noise

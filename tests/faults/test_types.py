@@ -8,7 +8,8 @@ from PIL import Image
 import stx
 from stx.baselines.registry import add_own
 from stx.checkpoints import weights
-from stx.domains import avatars
+from stx.detail.kept import Detail, Inversion
+from stx.domains import avatars, images
 from stx.files.errors import InputError, StxError, WeightsError
 from stx.perception.attribute_classifier import AttributeClassifier
 
@@ -117,6 +118,7 @@ def test_no_codes_are_edited_to_none(pipe):
         "no encoder": (lambda: stx.load(encoder=None), "None/config.json"),
         "no generator": (lambda: stx.load(generator=None), "None/config.json"),
         "no device": (lambda: stx.load(device=None), "'None'"),
+        "a number for a folder": (lambda: stx.load(folder=3), "3/generator/config.json"),
     },
 )
 def test_what_cannot_be_loaded(call, named):
@@ -141,6 +143,15 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, number):
     with pytest.raises(WeightsError, match="not finite"):
         weights.save(net, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_notes_that_are_not_json_are_not_saved(tmp_path):
+    """Notes that JSON does not have are told before the former weights go, whose record would not fit the new ones."""
+    net = AttributeClassifier(size=16, attributes=("Hat",), widths=(4, 8, 12), units=(1, 1, 2))
+    weights.save(net, tmp_path)
+    torch.nn.init.zeros_(next(net.parameters()))
+    assert "not JSON" in told(lambda: weights.save(net, tmp_path, notes={"classes": {1, 2}}))
+    assert next(weights.load(tmp_path).parameters()).any()
 
 
 @cases(
@@ -169,6 +180,7 @@ def test_own_files_that_fail(tmp_path, code, named):
         "half a code": ({"count": 1.5}, "count 1.5: expected a whole number"),
         "no codes": ({"count": 0}, "count 0: expected at least 1"),
         "less than none": ({"count": -3}, "count -3: expected at least 1"),
+        "more than can be": ({"count": 10**30}, "1e+30 is too many"),
         "a word for a seed": ({"count": 1, "seed": "x"}, "seed 'x': expected a whole number"),
         "a word for psi": ({"count": 1, "psi": "x"}, "psi 'x': expected a number"),
     },
@@ -179,3 +191,56 @@ def test_what_cannot_be_sampled(pipe, given, named):
 
 def test_numbers_of_numpy_are_numbers(pipe):
     assert torch.equal(pipe.sample(np.int64(2), seed=np.int32(1), psi=np.float32(1)), pipe.sample(2, seed=1))
+
+
+@cases(
+    ("given", "named"),
+    {
+        "floats": (PERSON / 255, "float64 (64, 64, 3)"),
+        "a picture of the pipeline": (images.to_tensor(PERSON), "float32 (3, 64, 64)"),
+        "several": (PERSON[None], "uint8 (1, 64, 64, 3)"),
+        "without pixels": (PERSON[:0], "uint8 (0, 64, 3)"),
+        "of PIL": (Image.fromarray(PERSON), "of Image"),
+        "nothing": (None, "NoneType"),
+    },
+)
+def test_what_cannot_be_saved_as_a_picture(tmp_path, given, named):
+    """What is no picture of 0 to 255 is told with its type, and no file is begun."""
+    assert named in told(lambda: images.save_image(given, tmp_path / "new" / "a.png"))
+    assert not list(tmp_path.iterdir())
+
+
+@cases(
+    "call",
+    {
+        "floats": lambda: images.to_tensor(PERSON / 255),
+        "channels first": lambda: images.to_tensor(PERSON.transpose(2, 0, 1)),
+        "NaN": lambda: images.to_uint8(torch.full((1, 3, 4, 4), torch.nan)),
+        "a file without pixels": lambda: images.to_rgb(Image.new("RGB", (0, 5))),
+    },
+)
+def test_other_pixels_become_no_picture(call):
+    """Pixels of another range or order, or of no number, are told: they would give another picture, or a black one."""
+    told(call)
+
+
+def test_codes_of_which_no_picture_comes(pipe):
+    """Finite codes that are too large to be drawn, and detail that is not finite, are told, not drawn black."""
+    ws = pipe.sample(1)
+    kept = Inversion(ws * torch.nan, {}, "codes", Detail(side=64))
+    for codes in (torch.full_like(ws, 3e38), kept):
+        assert "no picture comes of them" in told(lambda codes=codes: pipe.synthesize(codes))
+
+
+@cases(
+    ("call", "named"),
+    {
+        "noise": (lambda pipe: pipe.synthesize(pipe.sample(1), noise=None), "noise mode None"),
+        "detail": (lambda pipe: pipe.invert_detail(PERSON, ["hfgi"]), "unknown method ['hfgi']"),
+        "directions": (lambda pipe: pipe.directions(None), "'None'"),
+        "network": (lambda pipe: pipe.network(3), "3/config.json: missing"),
+    },
+)
+def test_what_is_no_name_of_a_pipelines_parts(pipe, call, named):
+    """Nothing, numbers and lists in place of names in a pipeline are told as names that do not exist."""
+    assert named in told(lambda: call(pipe))
