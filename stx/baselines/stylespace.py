@@ -141,9 +141,9 @@ class StyleSpace:
 class EditingInStyle:
     """Carries the style of one part over from a reference, channel by channel (Collins et al. 2020, 2004.14367).
 
-    Feature vectors of the generator, of unit length, are clustered into parts (k-means; the public code's centres are of
-    unit length too); a channel belongs to a part as far as its squared activations lie there. `share_` has `[parts, channels]` for every layer, columns of sum one;
-    `parts_` the picture of the parts for the codes of `fit`.
+    Feature vectors of the generator, of unit length, are clustered into parts (k-means; centres of the public code are
+    of unit length too); a channel belongs to a part as far as its squared activations lie there. `share_` has
+    `[parts, channels]` for every layer, columns of sum one; `parts_` the picture of the parts for the codes of `fit`.
 
     parts: number of clusters; layer: whose input is clustered; budget: how much of other parts the moved channels may
     touch (epsilon in the paper); least: of the share of a moved channel (rho).
