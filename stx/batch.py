@@ -51,7 +51,7 @@ class Row:
 
 def invert_files(
     pipe: Pipeline,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     out: str | Path,
     *,
     faces: bool = False,
@@ -72,7 +72,7 @@ def invert_files(
     """
     if shard < 1:
         raise InputError(f"shards of {shard} codes: at least 1")
-    out, paths = Path(out), list(dict.fromkeys(Path(source_of(path)) for path in paths))
+    out, paths = Path(out), list(dict.fromkeys(Path(source_of(Path(path))) for path in paths))
     settings = {"encoder": fingerprint(pipe.encoder), "generator": fingerprint(pipe.generator), "faces": faces}
     if detail != "codes":
         settings |= {"detail": detail, detail: fingerprint(pipe.detail(detail))}
@@ -108,7 +108,7 @@ def invert_files(
 
 
 def align_files(
-    paths: Sequence[Path], out: str | Path, size: int, *, inputs: Sequence[str | Path] = (), device: str = "cpu"
+    paths: Sequence[str | Path], out: str | Path, size: int, *, inputs: Sequence[str | Path] = (), device: str = "cpu"
 ) -> list[str]:
     """Cuts the faces out of photographs into `NAME.png`, `NAME-face2.png`, ...; returns what went wrong with some.
 
@@ -116,7 +116,7 @@ def align_files(
     Raises `FileError` before anything is written for an `out` in a folder of `inputs`, and where an input or a file
     that stx did not make would be replaced.
     """
-    out, failed = Path(out), []
+    out, failed, paths = Path(out), [], [Path(path) for path in paths]
     claim_output(out, inputs, locked=True)
     claim_files([out / f"{path.stem}.png" for path in paths], paths)
     with lock_output(out):
@@ -138,7 +138,7 @@ def align_files(
 
 def edit_files(
     pipe: Pipeline,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     out: str | Path,
     edit: Callable[[Tensor], Codes],
     *,
@@ -151,7 +151,7 @@ def edit_files(
     edit: codes `[b, num_ws, w_dim]` to edited ones. detail: how what codes lose is kept (`stx.detail.registry`). Names,
     refusals and `faces` are those of `align_files` and `invert_files`.
     """
-    out, failed = Path(out), []
+    out, failed, paths = Path(out), [], [Path(path) for path in paths]
     claim_output(out, inputs, locked=True)
     claim_files([out / f"{path.stem}.png" for path in paths], paths)
     with lock_output(out):

@@ -242,10 +242,10 @@ def test_what_stx_made_as_something_else_is_not_replaced(pipe, home, faces, tmp_
 
 def test_inverted_and_edited_pictures_of_one_folder(pipe, faces, tmp_path):
     """Of two commands into one folder the second replaces no picture of the first; those of earlier versions it may."""
-    batch.invert_files(pipe, [faces / "a.png"], tmp_path / "out")
+    batch.invert_files(pipe, [str(faces / "a.png")], tmp_path / "out")
     before = digests(tmp_path / "out")
     with pytest.raises(FileError, match="an inverted picture, which an edited picture would replace"):
-        batch.edit_files(pipe, [faces / "a.png"], tmp_path / "out", lambda ws: ws)
+        batch.edit_files(pipe, [str(faces / "a.png")], tmp_path / "out", lambda ws: ws)
     assert digests(tmp_path / "out") == before
     batch.edit_files(pipe, [faces / "b.png"], tmp_path / "edits", lambda ws: ws)
     with pytest.raises(FileError, match="an edited picture, which an inverted picture would replace"):
@@ -367,7 +367,7 @@ def test_further_faces_and_given_names(pipe, tmp_path, monkeypatch):
     batch.invert_files(pipe, files, tmp_path / "out", faces=True)
     names, _ = batch.load_codes(tmp_path / "out")
     assert names == ["a", "a-face2-2", "a-face2", "a-face2-face2"]
-    batch.align_files(files, tmp_path / "crops", SIZE)
+    batch.align_files([str(file) for file in files], tmp_path / "crops", SIZE)
     batch.align_files([photo(tmp_path / "elsewhere" / "a.png")], tmp_path / "crops", SIZE)
     assert len(list((tmp_path / "crops").glob("*.png"))) == 6
 
@@ -633,7 +633,7 @@ def test_a_shard_cannot_name_a_place_elsewhere(pipe, faces, tmp_path):
     (tmp_path / "out").mkdir()
     safetensors.torch.save_file({"ws": torch.zeros(1, 6, 12)}, tmp_path / "out/codes-00000.safetensors", header)
     with pytest.raises(WeightsError, match="not a readable shard"):
-        batch.invert_files(pipe, [faces / "a.png"], tmp_path / "out")
+        batch.invert_files(pipe, [str(faces / "a.png")], tmp_path / "out")
 
 
 def test_codes_that_somebody_deletes_meanwhile_are_missed(pipe, faces, tmp_path, monkeypatch):
@@ -672,7 +672,7 @@ def test_files_have_the_mode_that_new_files_have(tmp_path, tiny, pipe, faces):
     before = os.umask(0o027)
     try:
         weights.save(tiny["generator"], tmp_path / "net")
-        batch.invert_files(pipe, [faces / "a.png"], tmp_path / "out")
+        batch.invert_files(pipe, [str(faces / "a.png")], tmp_path / "out")
         pipe.invert_detail([faces / "a.png"], "codes").save(tmp_path / "kept.safetensors")
         made = [*(tmp_path / "net").iterdir(), *(tmp_path / "out").glob("[!.]*"), tmp_path / "kept.safetensors"]
         assert {stat.S_IMODE(file.stat().st_mode) for file in made} == {0o640}
