@@ -128,8 +128,8 @@ def test_a_run_does_not_go_on_with_other_pictures(toons, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("train generator {toons} --steps 0", "Invalid value for '--steps': 0 is not in the range x>=1"),
-        ("train encoder {toons} --batch -3", "Invalid value for '--batch': -3 is not in the range x>=1"),
+        ("train generator {toons} --steps 0", "Invalid value for '--steps': 0 is not in the range 1<=x<"),
+        ("train encoder {toons} --batch -3", "Invalid value for '--batch': -3 is not in the range 1<=x<"),
         ("invert {toons} --out {out} --shard 2.5", "Invalid value for '--shard': '2.5'"),
         ("align {toons} --out {out} --size 0", "Invalid value for '--size': 0"),
         ("bench --sizes 64 100 --out {out}", "100 is not a power of two"),
